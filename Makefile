@@ -1,0 +1,116 @@
+# Every command of the project, the same at the desk and in CI. Each works as the first one in a fresh clone.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# Kept across clones: the dependencies take minutes to build.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/zarrs-async/target
+
+# The newest Python that works, unless one is given: make test PYTHON=python3.12
+PYTHON := $(or $(PYTHON),$(shell .ci/find-python))
+VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+VENV := .venv/$(VERSION)
+BIN := $(VENV)/bin
+
+# The extension is built for the stable ABI. Telling PyO3 so in a file of fixed path, in place of an interpreter, keeps
+# one build good for every Python, for clippy and for each clone.
+export PYO3_BUILD_EXTENSION_MODULE := 1
+export PYO3_CONFIG_FILE := $(CARGO_TARGET_DIR)/pyo3-abi3-py311.txt
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+unexport CONDA_PREFIX # maturin refuses to choose between the two
+
+RUST := $(shell find crates \( -name '*.rs' -o -name Cargo.toml \)) Cargo.toml Cargo.lock
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.develop $(VENV)/.demo ## write and read a brain volume from disk and over HTTP, and draw it
+	PYTHONPATH=tests $(BIN)/python examples/demo.py $(ARGS)
+
+.PHONY: test
+test: test-core test-python ## all tests, on the newest Python found
+
+.PHONY: test-core
+test-core: cargo ## the engine's tests, without Python
+	@if cargo nextest --version >/dev/null 2>&1; \
+	then set -x; cargo nextest run --locked --release -p zarrs-async-core && cargo test --locked --release -p zarrs-async-core --doc; \
+	else set -x; cargo test --locked --release -p zarrs-async-core; fi
+
+.PHONY: test-python
+test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k cancel'
+	@$(BIN)/python -c 'import platform, zarr; print("Python", platform.python_version(), "with zarr", zarr.__version__)'
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-oldest
+test-oldest: ## pytest on the oldest Python, with the newest zarr for it
+	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python PYTHON="$$python"
+
+.PHONY: check
+check: check-rust check-python ## format, lints, types, stubs
+
+.PHONY: check-rust
+check-rust: cargo
+	cargo fmt --all --check
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+
+.PHONY: check-python
+check-python: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml zarrs_async._rust
+
+.PHONY: bench
+bench: $(VENV)/.develop $(VENV)/.test $(VENV)/.bench ## the contenders side by side; make bench ARGS=--help
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: develop
+develop: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint ## an editable installation, with the tools, in .venv/<version>
+	@echo "$(BIN)/python"
+
+.PHONY: wheel
+wheel: cargo $(VENV)/.build ## an optimised wheel for Python 3.11 and later, in dist/
+	$(BIN)/maturin build --locked --profile dist --out dist
+
+.PHONY: lock
+lock: $(VENV)/.lint ## renew requirements/*.txt from pyproject.toml
+	$(call compile,build)
+	$(call compile,test,-c requirements/build.txt)
+	$(call compile,demo,-c requirements/test.txt)
+	$(call compile,lint,-c requirements/test.txt)
+	$(call compile,bench,-c requirements/test.txt)
+
+compile = $(BIN)/uv pip compile pyproject.toml --group $(1) $(2) --output-file requirements/$(1).txt --quiet --upgrade \
+	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+.PHONY: clean
+clean: ## remove environments and caches; the target directory stays
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache dist demo-output python/zarrs_async/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@test -n "$(VERSION)" || .ci/find-python
+	$(PYTHON) -m venv $(VENV)
+
+# A lock names everything that it needs, so nothing is resolved here.
+$(VENV)/.%: requirements/%.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.develop: $(RUST) pyproject.toml $(VENV)/.build | cargo
+	PIP_QUIET=1 $(BIN)/maturin develop --locked --release
+	@touch $@
+
+# Cargo judges freshness by time alone: what another clone has built in the same directory would pass for ours.
+.PHONY: cargo
+cargo: $(PYO3_CONFIG_FILE)
+	@test "$$(cat $(CARGO_TARGET_DIR)/.clone 2>/dev/null)" = "$(CURDIR)" || { \
+		find crates -name '*.rs' -exec touch {} + && echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/.clone; }
+
+$(PYO3_CONFIG_FILE):
+	@mkdir -p $(@D)
+	@printf '%s\n' implementation=CPython version=3.11 target_abi=CPython-abi3-3.11 shared=true \
+		suppress_build_script_link_lines=false >$@

@@ -1,0 +1,101 @@
+"""The contenders: which library, which pipeline, which settings.
+
+No contender keeps decoded chunks between two operations: the pipelines have no such
+cache, and TensorStore's is at its default of zero bytes. TensorStore would sync each
+file to the disk, which none of the pipelines does; here it does not either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cases import Unavailable
+from benchmarks.clients import TensorStoreClient, ZarrClient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from benchmarks.clients import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to read and write Zarr.
+
+    Parameters
+    ----------
+    name
+        What the command line and the results call it.
+    label
+        What tables and pictures call it.
+    pipeline
+        The codec pipeline, as ``module.Class``; empty for TensorStore.
+    settings
+        What is changed from the library's own defaults: keys of ``zarr.config``, or
+        resources of TensorStore's context.
+    """
+
+    name: str
+    label: str
+    pipeline: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def connect(self) -> Client:
+        """Import the library and set it up.
+
+        Raises
+        ------
+        Unavailable
+            If it is not installed, or lacks the pipeline.
+        """
+        try:
+            if not self.pipeline:
+                return TensorStoreClient(self.settings)
+            return ZarrClient(self.pipeline, self.settings)
+        except (ImportError, AttributeError) as error:
+            message = f"cannot be imported: {error}"
+            raise Unavailable(message) from error
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether it only pretends, so that its data must not be looked at."""
+        return self.name == "floor"
+
+
+OURS = "ours"
+
+_TENSORSTORE = {"cache_pool": {"total_bytes_limit": 0}, "file_io_sync": False}
+_MANY_REQUESTS = {
+    "http_request_concurrency": {"limit": 128},
+    "s3_request_concurrency": {"limit": 128},
+}
+_BATCHED = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+_FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(OURS, "zarrs-async", "zarrs_async.ZarrsAsyncCodecPipeline"),
+        Contender("batched", "zarr Batched", _BATCHED),
+        Contender("fused", "zarr Fused", _FUSED),
+        Contender("zarrs", "zarrs-python", "zarrs.ZarrsCodecPipeline"),
+        Contender("tensorstore", "TensorStore", settings=_TENSORSTORE),
+        Contender("floor", "floor", "benchmarks.floor.FloorCodecPipeline"),
+    )
+}
+"""The usual contenders, by name, in the order of the tables."""
+
+TUNED = {
+    contender.name: contender
+    for contender in (
+        Contender("batched-128", "Batched, 128", _BATCHED, {"async.concurrency": 128}),
+        Contender("fused-128", "Fused, 128", _FUSED, {"async.concurrency": 128}),
+        Contender(
+            "tensorstore-128",
+            "TensorStore, 128",
+            settings={**_TENSORSTORE, **_MANY_REQUESTS},
+        ),
+    )
+}
+"""The peers with as many requests in flight as ours; only by request."""

@@ -1,0 +1,610 @@
+//! A codec chain: encoded bytes to one decoded chunk and back. Sole owner of zarrs and zstd.
+//!
+//! Two roads behind one interface. The *direct* one does the chains that nearly every array has
+//! (`transpose`, `bytes`, then any bytes-to-bytes codecs): a transposition is only a choice of strides
+//! for the copy that follows anyway, byte order is changed in place, and zstd contexts live as long as
+//! their thread (a new one for each chunk costs a fifth of the time at 64 KiB). Everything else that
+//! zarrs knows goes through its `CodecChain`. A test holds the two equal.
+//!
+//! Decoders never trust a size that stored bytes declare: the chunk's own size is known, so whatever
+//! is larger or smaller is refused before memory is taken for it.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io::Read;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use zarrs::array::codec::api::{ArrayToBytesCodecTraits, BytesToBytesCodecTraits, Codec};
+use zarrs::array::{
+    ArrayBytes, BytesRepresentation, CodecChain, CodecOptions, DataType, FillValue,
+};
+use zarrs::metadata::v3::MetadataV3;
+
+use crate::element::{ChunkSpec, c_strides};
+use crate::error::Error;
+
+/// How one array's chunks are encoded.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    road: Road,
+    names: Arc<str>,
+}
+
+#[derive(Debug, Clone)]
+enum Road {
+    Direct { order: Option<Vec<usize>>, swap: bool, stages: Vec<Stage> },
+    Zarrs { chain: Arc<CodecChain>, data_type: DataType },
+}
+
+/// One bytes-to-bytes codec.
+#[derive(Debug, Clone)]
+enum Stage {
+    Zstd { level: i32, checksum: bool },
+    Crc32c,
+    Gzip(Arc<dyn BytesToBytesCodecTraits>),
+    Blosc(Arc<dyn BytesToBytesCodecTraits>),
+    Other(Arc<dyn BytesToBytesCodecTraits>),
+}
+
+/// Settings of one pipeline that decoding heeds.
+#[derive(Debug, Clone, Copy)]
+pub struct DecodeOptions {
+    /// Whether checksums are compared.
+    pub validate_checksums: bool,
+}
+
+impl Chain {
+    /// Builds the chain that `codecs` name, for elements of `data_type` held in `big_endian` memory.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the codec or data type that is not known here.
+    pub fn new(
+        codecs: &[MetadataV3],
+        data_type: &MetadataV3,
+        big_endian: bool,
+    ) -> Result<Self, Error> {
+        let names: Vec<&str> = codecs.iter().map(MetadataV3::name).collect();
+        let names: Arc<str> = names.join(", ").into();
+        if let Some(road) = Self::direct(codecs, big_endian)? {
+            return Ok(Self { road, names });
+        }
+        let data_type = DataType::from_metadata(data_type)
+            .map_err(|error| Error::unsupported(format!("data type {data_type}: {error}")))?;
+        if data_type.fixed_size().is_none() || big_endian {
+            return Err(Error::unsupported(format!("data type {data_type:?} with codecs {names}")));
+        }
+        let chain = CodecChain::from_metadata(codecs)
+            .map_err(|error| Error::unsupported(format!("codecs {names}: {error}")))?;
+        Ok(Self { road: Road::Zarrs { chain: Arc::new(chain), data_type }, names })
+    }
+
+    /// The chain that goes through zarrs whatever it is; the other side of the equality test.
+    #[cfg(test)]
+    fn through_zarrs(codecs: &[MetadataV3], data_type: &MetadataV3) -> Self {
+        let chain = Arc::new(CodecChain::from_metadata(codecs).unwrap());
+        let data_type = DataType::from_metadata(data_type).unwrap();
+        Self { road: Road::Zarrs { chain, data_type }, names: "".into() }
+    }
+
+    fn direct(codecs: &[MetadataV3], big_endian: bool) -> Result<Option<Road>, Error> {
+        let unsupported = |codec: &MetadataV3, why: &dyn std::fmt::Display| {
+            Error::unsupported(format!("codec {:?} is not known here: {why}", codec.name()))
+        };
+        let mut order: Option<Vec<usize>> = None;
+        let mut swap = None;
+        let mut stages = Vec::new();
+        for codec in codecs {
+            let setting = |name| codec.configuration().and_then(|values| values.get(name));
+            match codec.name() {
+                "transpose" if swap.is_none() => {
+                    let axes = setting("order").and_then(serde_json::Value::as_array);
+                    let axes = axes.map(|axes| axes.iter().map(index).collect::<Option<Vec<_>>>());
+                    let Some(Some(axes)) = axes.filter(|axes| axes.as_ref().is_some_and(is_order))
+                    else {
+                        return Err(unsupported(codec, &"its order is not a permutation"));
+                    };
+                    order = Some(match order {
+                        Some(before) if before.len() == axes.len() => {
+                            axes.iter().map(|axis| before[*axis]).collect()
+                        }
+                        Some(_) => return Err(unsupported(codec, &"its order has another length")),
+                        None => axes,
+                    });
+                }
+                "bytes" if swap.is_none() => {
+                    let endian = setting("endian").and_then(serde_json::Value::as_str);
+                    swap = Some(endian.is_some_and(|endian| (endian == "big") != big_endian));
+                }
+                _ if swap.is_none() => return Ok(None),
+                _ => {
+                    let zarrs = Codec::from_metadata(codec)
+                        .map_err(|error| unsupported(codec, &error))?;
+                    let Codec::BytesToBytes(zarrs) = zarrs else { return Ok(None) };
+                    stages.push(Stage::new(codec, zarrs));
+                }
+            }
+        }
+        Ok(swap.map(|swap| Road::Direct { order, swap, stages }))
+    }
+
+    /// Names of the codecs, in order.
+    #[must_use]
+    pub fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// Whether this is the road without zarrs' `CodecChain`.
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        matches!(self.road, Road::Direct { .. })
+    }
+
+    /// Checks what only the chunk's own shape can tell.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where a transposition has another number of axes than the chunk.
+    pub fn check(&self, spec: &ChunkSpec) -> Result<(), Error> {
+        match &self.road {
+            Road::Direct { order: Some(order), .. } if order.len() != spec.shape.len() => {
+                Err(Error::unsupported("codec \"transpose\" has another number of axes than the chunk"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Strides in bytes, per axis of the chunk, of what [`Chain::decode`] gives.
+    #[must_use]
+    pub fn strides(&self, spec: &ChunkSpec) -> Vec<i64> {
+        match &self.road {
+            Road::Direct { order: Some(order), .. } => {
+                let shape: Vec<u64> = order.iter().map(|axis| spec.shape[*axis]).collect();
+                let encoded = c_strides(&shape, spec.element.size);
+                let mut strides = vec![0; order.len()];
+                for (stride, axis) in encoded.iter().zip(order) {
+                    strides[*axis] = *stride;
+                }
+                strides
+            }
+            _ => c_strides(&spec.shape, spec.element.size),
+        }
+    }
+
+    /// Decodes one chunk: borrows `encoded` where it is the decoded chunk already, else fills `scratch`.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the bytes are not a chunk of this shape.
+    pub(crate) fn decode<'a>(
+        &self,
+        spec: &ChunkSpec,
+        encoded: &'a [u8],
+        scratch: &'a mut Vec<u8>,
+        options: DecodeOptions,
+    ) -> Result<&'a [u8], Error> {
+        let nbytes = nbytes(spec)?;
+        if let Road::Direct { swap: false, stages, .. } = &self.road {
+            if stages.is_empty() {
+                same_size("bytes", encoded.len(), nbytes)?;
+                return Ok(encoded);
+            }
+        }
+        scratch.resize(nbytes, 0);
+        self.decode_into(spec, encoded, scratch, options)?;
+        Ok(scratch)
+    }
+
+    /// Decodes one chunk into `decoded`, which has the chunk's size.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the bytes are not a chunk of this shape.
+    pub(crate) fn decode_into(
+        &self,
+        spec: &ChunkSpec,
+        encoded: &[u8],
+        decoded: &mut [u8],
+        options: DecodeOptions,
+    ) -> Result<(), Error> {
+        let nbytes = nbytes(spec)?;
+        match &self.road {
+            Road::Direct { swap, stages, .. } => {
+                let sizes = stage_sizes(stages, nbytes);
+                let mut bytes = Cow::Borrowed(encoded);
+                for (stage, size) in stages.iter().zip(&sizes).skip(1).rev() {
+                    bytes = stage.decode(bytes, *size, options)?;
+                }
+                match stages.first() {
+                    Some(stage) => stage.decode_into(&bytes, decoded, options)?,
+                    None => {
+                        same_size("bytes", bytes.len(), nbytes)?;
+                        decoded.copy_from_slice(&bytes);
+                    }
+                }
+                if *swap {
+                    spec.element.swap(decoded);
+                }
+            }
+            Road::Zarrs { chain, data_type } => {
+                let bytes = chain
+                    .decode(
+                        Cow::Borrowed(encoded),
+                        &zarrs_shape(spec)?,
+                        data_type,
+                        &FillValue::new(spec.fill.clone()),
+                        &codec_options(options),
+                    )
+                    .and_then(|bytes| Ok(bytes.into_fixed()?))
+                    .map_err(|error| Error::decode(&self.names, error))?;
+                same_size(&self.names, bytes.len(), nbytes)?;
+                decoded.copy_from_slice(&bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes one chunk that is laid out as [`Chain::strides`] says.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] when a codec refuses.
+    pub(crate) fn encode(&self, spec: &ChunkSpec, decoded: &[u8]) -> Result<Vec<u8>, Error> {
+        match &self.road {
+            Road::Direct { swap, stages, .. } => {
+                let mut bytes = spec.element.swapped(decoded, *swap);
+                for stage in stages {
+                    bytes = Cow::Owned(stage.encode(bytes)?);
+                }
+                Ok(bytes.into_owned())
+            }
+            Road::Zarrs { chain, data_type } => chain
+                .encode(
+                    ArrayBytes::new_flen(Cow::Borrowed(decoded)),
+                    &zarrs_shape(spec)?,
+                    data_type,
+                    &FillValue::new(spec.fill.clone()),
+                    &codec_options(DecodeOptions { validate_checksums: true }),
+                )
+                .map(Cow::into_owned)
+                .map_err(|error| Error::encode(&self.names, error)),
+        }
+    }
+}
+
+impl Stage {
+    fn new(codec: &MetadataV3, zarrs: Arc<dyn BytesToBytesCodecTraits>) -> Self {
+        let setting = |name| codec.configuration().and_then(|values| values.get(name));
+        match codec.name() {
+            "zstd" => Self::Zstd {
+                level: setting("level")
+                    .and_then(serde_json::Value::as_i64)
+                    .and_then(|level| i32::try_from(level).ok())
+                    .unwrap_or(0),
+                checksum: setting("checksum").and_then(serde_json::Value::as_bool) == Some(true),
+            },
+            "crc32c" => Self::Crc32c,
+            "gzip" => Self::Gzip(zarrs),
+            "blosc" => Self::Blosc(zarrs),
+            _ => Self::Other(zarrs),
+        }
+    }
+
+    /// What `size` bytes may become.
+    fn encoded_size(&self, size: BytesRepresentation) -> BytesRepresentation {
+        match self {
+            Self::Zstd { .. } => size
+                .size()
+                .and_then(|size| usize::try_from(size).ok())
+                .map_or(BytesRepresentation::UnboundedSize, |size| {
+                    BytesRepresentation::BoundedSize(zstd::zstd_safe::compress_bound(size) as u64)
+                }),
+            Self::Crc32c => match size {
+                BytesRepresentation::FixedSize(size) => BytesRepresentation::FixedSize(size + 4),
+                BytesRepresentation::BoundedSize(size) => BytesRepresentation::BoundedSize(size + 4),
+                BytesRepresentation::UnboundedSize => size,
+            },
+            Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
+                zarrs.encoded_representation(&size)
+            }
+        }
+    }
+
+    fn decode_into(
+        &self,
+        encoded: &[u8],
+        decoded: &mut [u8],
+        options: DecodeOptions,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Zstd { .. } => {
+                let written = unzstd(encoded, decoded)?;
+                same_size("zstd", written, decoded.len())
+            }
+            Self::Gzip(_) => {
+                let mut reader = flate2::read::MultiGzDecoder::new(encoded);
+                let whole = reader.read_exact(decoded).and_then(|()| reader.read(&mut [0]));
+                match whole {
+                    Ok(0) => Ok(()),
+                    Ok(_) => Err(Error::decode("gzip", "more bytes than the chunk has")),
+                    Err(error) => Err(Error::decode("gzip", error)),
+                }
+            }
+            _ => {
+                let size = BytesRepresentation::FixedSize(decoded.len() as u64);
+                let bytes = self.decode(Cow::Borrowed(encoded), size, options)?;
+                same_size(self.name(), bytes.len(), decoded.len())?;
+                decoded.copy_from_slice(&bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn decode<'a>(
+        &self,
+        encoded: Cow<'a, [u8]>,
+        size: BytesRepresentation,
+        options: DecodeOptions,
+    ) -> Result<Cow<'a, [u8]>, Error> {
+        match (self, size) {
+            (Self::Zstd { .. } | Self::Gzip(_), BytesRepresentation::FixedSize(size)) => {
+                let size = usize::try_from(size).map_err(|error| Error::decode(self.name(), error))?;
+                let mut decoded = vec![0; size];
+                self.decode_into(&encoded, &mut decoded, options)?;
+                Ok(Cow::Owned(decoded))
+            }
+            (Self::Zstd { .. }, BytesRepresentation::BoundedSize(limit)) => {
+                let limit = usize::try_from(limit).map_err(|error| Error::decode("zstd", error))?;
+                let mut decoded = vec![0; limit];
+                let written = unzstd(&encoded, &mut decoded)?;
+                decoded.truncate(written);
+                Ok(Cow::Owned(decoded))
+            }
+            (Self::Crc32c, _) => strip_crc32c(encoded, options.validate_checksums),
+            (Self::Blosc(_), BytesRepresentation::FixedSize(size))
+                if blosc_declares(&encoded).is_none_or(|declared| declared != size) =>
+            {
+                Err(Error::decode("blosc", "its header declares another size than the chunk has"))
+            }
+            (Self::Zstd { .. }, BytesRepresentation::UnboundedSize) => zstd::decode_all(&*encoded)
+                .map(Cow::Owned)
+                .map_err(|error| Error::decode("zstd", error)),
+            (Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs), _) => zarrs
+                .decode(encoded, &size, &codec_options(options))
+                .map_err(|error| Error::decode(self.name(), error)),
+        }
+    }
+
+    fn encode(&self, decoded: Cow<'_, [u8]>) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Zstd { level, checksum } => enzstd(&decoded, *level, *checksum),
+            Self::Crc32c => {
+                let checksum = crc32c::crc32c(&decoded).to_le_bytes();
+                let mut encoded = decoded.into_owned();
+                encoded.extend_from_slice(&checksum);
+                Ok(encoded)
+            }
+            Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => zarrs
+                .encode(decoded, &codec_options(DecodeOptions { validate_checksums: true }))
+                .map(Cow::into_owned)
+                .map_err(|error| Error::encode(self.name(), error)),
+        }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Zstd { .. } => "zstd",
+            Self::Crc32c => "crc32c",
+            Self::Gzip(_) => "gzip",
+            Self::Blosc(_) => "blosc",
+            Self::Other(_) => "bytes-to-bytes",
+        }
+    }
+}
+
+/// Removes and, where wanted, compares the checksum that ends `encoded`.
+pub(crate) fn strip_crc32c(encoded: Cow<'_, [u8]>, validate: bool) -> Result<Cow<'_, [u8]>, Error> {
+    let Some(len) = encoded.len().checked_sub(4) else {
+        return Err(Error::decode("crc32c", "fewer bytes than a checksum has"));
+    };
+    if validate && crc32c::crc32c(&encoded[..len]).to_le_bytes() != encoded[len..] {
+        return Err(Error::decode("crc32c", "the checksum does not match"));
+    }
+    Ok(match encoded {
+        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..len]),
+        Cow::Owned(mut bytes) => {
+            bytes.truncate(len);
+            Cow::Owned(bytes)
+        }
+    })
+}
+
+thread_local! {
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<(i32, bool, zstd::bulk::Compressor<'static>)>> =
+        const { RefCell::new(None) };
+}
+
+fn unzstd(encoded: &[u8], decoded: &mut [u8]) -> Result<usize, Error> {
+    DECOMPRESSOR
+        .with_borrow_mut(|context| {
+            let decompressor = match context {
+                Some(decompressor) => decompressor,
+                None => context.insert(zstd::bulk::Decompressor::new()?),
+            };
+            decompressor.decompress_to_buffer(encoded, decoded)
+        })
+        .map_err(|error: std::io::Error| Error::decode("zstd", error))
+}
+
+fn enzstd(decoded: &[u8], level: i32, checksum: bool) -> Result<Vec<u8>, Error> {
+    COMPRESSOR
+        .with_borrow_mut(|context| {
+            let fits = matches!(context, Some((l, c, _)) if *l == level && *c == checksum);
+            if !fits {
+                let mut compressor = zstd::bulk::Compressor::new(level)?;
+                compressor.include_checksum(checksum)?;
+                *context = Some((level, checksum, compressor));
+            }
+            match context {
+                Some((_, _, compressor)) => compressor.compress(decoded),
+                None => Ok(Vec::new()),
+            }
+        })
+        .map_err(|error: std::io::Error| Error::encode("zstd", error))
+}
+
+/// The decoded size in a blosc header: bytes 4 to 8, little-endian
+/// (<https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst>).
+fn blosc_declares(encoded: &[u8]) -> Option<u64> {
+    let bytes: [u8; 4] = encoded.get(4..8)?.try_into().ok()?;
+    (encoded.len() >= 16).then(|| u64::from(u32::from_le_bytes(bytes)))
+}
+
+fn stage_sizes(stages: &[Stage], nbytes: usize) -> Vec<BytesRepresentation> {
+    let mut size = BytesRepresentation::FixedSize(nbytes as u64);
+    stages
+        .iter()
+        .map(|stage| {
+            let encoded = stage.encoded_size(size);
+            std::mem::replace(&mut size, encoded)
+        })
+        .collect()
+}
+
+fn nbytes(spec: &ChunkSpec) -> Result<usize, Error> {
+    spec.nbytes().ok_or_else(|| Error::invalid("the chunk is larger than memory can be"))
+}
+
+fn same_size(codec: &str, got: usize, expected: usize) -> Result<(), Error> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::decode(codec, format!("it holds {got} bytes where the chunk has {expected}")))
+}
+
+fn zarrs_shape(spec: &ChunkSpec) -> Result<Vec<NonZeroU64>, Error> {
+    spec.shape
+        .iter()
+        .map(|length| NonZeroU64::new(*length))
+        .collect::<Option<_>>()
+        .ok_or_else(|| Error::invalid("a chunk has an axis of length zero"))
+}
+
+/// One thread for each chunk: the engine's own jobs are what runs in parallel.
+fn codec_options(options: DecodeOptions) -> CodecOptions {
+    CodecOptions::default()
+        .with_validate_checksums(options.validate_checksums)
+        .with_concurrent_target(1)
+}
+
+fn index(value: &serde_json::Value) -> Option<usize> {
+    value.as_u64().and_then(|axis| usize::try_from(axis).ok())
+}
+
+fn is_order(axes: &Vec<usize>) -> bool {
+    let mut sorted = axes.clone();
+    sorted.sort_unstable();
+    sorted.iter().enumerate().all(|(at, axis)| at == *axis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::{Element, Kind};
+
+    const OPTIONS: DecodeOptions = DecodeOptions { validate_checksums: true };
+
+    fn metadata(json: &str) -> Vec<MetadataV3> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn uint16() -> MetadataV3 {
+        MetadataV3::new("uint16")
+    }
+
+    fn spec(shape: &[u64]) -> ChunkSpec {
+        let element = Element { size: 2, kind: Kind::Bits, swap_unit: 2, big_endian: false };
+        ChunkSpec { shape: shape.to_vec(), element, fill: vec![0, 0] }
+    }
+
+    const CHAINS: &[&str] = &[
+        r#"[{"name":"bytes","configuration":{"endian":"little"}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"big"}},{"name":"zstd","configuration":{"level":1,"checksum":true}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"zstd","configuration":{"level":1,"checksum":false}},{"name":"crc32c"}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"crc32c"},{"name":"zstd","configuration":{"level":1,"checksum":false}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"gzip","configuration":{"level":5}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"gzip","configuration":{"level":5}},{"name":"zstd","configuration":{"level":1,"checksum":false}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"blosc","configuration":{"cname":"lz4","clevel":5,"shuffle":"shuffle","typesize":2,"blocksize":0}}]"#,
+    ];
+
+    #[test]
+    fn the_direct_road_and_zarrs_read_each_other() {
+        let spec = spec(&[3, 5, 7]);
+        let decoded: Vec<u8> = (0..210).map(|byte: u8| byte.wrapping_mul(31)).collect();
+        for json in CHAINS {
+            let codecs = metadata(json);
+            let direct = Chain::new(&codecs, &uint16(), false).unwrap();
+            assert!(direct.is_direct());
+            let zarrs = Chain::through_zarrs(&codecs, &uint16());
+            for (writer, reader) in [(&direct, &zarrs), (&zarrs, &direct), (&direct, &direct)] {
+                let encoded = writer.encode(&spec, &decoded).unwrap();
+                let mut scratch = Vec::new();
+                let back = reader.decode(&spec, &encoded, &mut scratch, OPTIONS).unwrap();
+                assert_eq!(decoded, back, "{json}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_transposition_is_a_choice_of_strides() {
+        let codecs = metadata(
+            r#"[{"name":"transpose","configuration":{"order":[2,0,1]}},{"name":"bytes","configuration":{"endian":"little"}}]"#,
+        );
+        let spec = spec(&[2, 3, 4]);
+        let direct = Chain::new(&codecs, &uint16(), false).unwrap();
+        let zarrs = Chain::through_zarrs(&codecs, &uint16());
+        let plain: Vec<u8> = (0..24_u16).flat_map(u16::to_le_bytes).collect();
+        let encoded = zarrs.encode(&spec, &plain).unwrap();
+        let strides = direct.strides(&spec);
+        assert_eq!(vec![6, 2, 12], strides);
+        let (mut scratch, mut seen) = (Vec::new(), Vec::new());
+        let decoded = direct.decode(&spec, &encoded, &mut scratch, OPTIONS).unwrap();
+        for (a, b, c) in (0..2).flat_map(|a| (0..3).flat_map(move |b| (0..4).map(move |c| (a, b, c))))
+        {
+            let at = usize::try_from(a * strides[0] + b * strides[1] + c * strides[2]).unwrap();
+            seen.extend_from_slice(&decoded[at..at + 2]);
+        }
+        assert_eq!(plain, seen);
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let spec = spec(&[3, 5, 7]);
+        let decoded = vec![7; 210];
+        for json in CHAINS {
+            let chain = Chain::new(&metadata(json), &uint16(), false).unwrap();
+            let encoded = chain.encode(&spec, &decoded).unwrap();
+            for bytes in [&encoded[..encoded.len() - 1], &[], &encoded[..encoded.len() / 2]] {
+                assert!(chain.decode(&spec, bytes, &mut Vec::new(), OPTIONS).is_err(), "{json}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_declares_too_much_takes_no_memory() {
+        let large = spec(&[1 << 20]);
+        let small = spec(&[4]);
+        for json in [CHAINS[1], CHAINS[4], CHAINS[6]] {
+            let chain = Chain::new(&metadata(json), &uint16(), false).unwrap();
+            let encoded = chain.encode(&large, &vec![0; 2 << 20]).unwrap();
+            let mut scratch = Vec::new();
+            assert!(chain.decode(&small, &encoded, &mut scratch, OPTIONS).is_err());
+            assert!(scratch.capacity() < 1 << 10);
+        }
+    }
+
+    #[test]
+    fn an_unknown_codec_is_named() {
+        let codecs = metadata(r#"[{"name":"bytes"},{"name":"nonesuch"}]"#);
+        let error = Chain::new(&codecs, &uint16(), false).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported(text) if text.contains("nonesuch")), "{error}");
+    }
+}

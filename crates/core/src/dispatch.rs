@@ -1,0 +1,52 @@
+//! Runs a batch's units: the next sets out when the one before has been admitted.
+//!
+//! That is what "one ticket per batch" means (see `admit`). All units of a batch are polled by the
+//! batch's own task, so dropping the batch drops them.
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+
+/// What sets out in one step.
+pub(crate) struct Launch<'a> {
+    pub running: Vec<BoxFuture<'a, ()>>,
+    /// The word that it was admitted; a sender that is dropped counts as that too.
+    pub admitted: Option<oneshot::Receiver<()>>,
+}
+
+/// Runs all launches to their end, or until `stop` says that nothing more is wanted.
+///
+/// `first` hears when the first launch has been admitted.
+pub(crate) async fn drive<'a>(
+    launches: impl Iterator<Item = Launch<'a>>,
+    stop: impl Fn() -> bool,
+    first: Option<oneshot::Sender<()>>,
+) {
+    let mut launches = launches.fuse();
+    let mut running = FuturesUnordered::new();
+    let mut waiting: Option<oneshot::Receiver<()>> = None;
+    let mut first = first;
+    loop {
+        if stop() {
+            return;
+        }
+        if waiting.is_none() {
+            if let Some(launch) = launches.next() {
+                running.extend(launch.running);
+                waiting = launch.admitted;
+                continue;
+            }
+        }
+        tokio::select! {
+            biased;
+            _ = async { waiting.as_mut()?.await.ok() }, if waiting.is_some() => {
+                waiting = None;
+                // Nobody listens any more when the whole batch has set out.
+                first.take().map(|first| first.send(()));
+            }
+            Some(()) = running.next() => {}
+            else => return,
+        }
+    }
+}

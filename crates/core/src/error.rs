@@ -1,0 +1,120 @@
+//! One error type for the engine, cheap to clone because a shared flight hands it to every waiter.
+//!
+//! The variants follow what a caller can do about a failure; `crates/py` maps each to one Python class.
+
+use std::sync::Arc;
+
+/// Why a chunk could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store failed: a request, a file, or the Python store behind the bridge.
+    #[error("{0}")]
+    Store(Arc<StoreError>),
+    /// The stored bytes are not what the codec chain says they are.
+    #[error("chunk {key:?} cannot be decoded by codec {codec:?}: {reason}; the stored object is damaged or was not written with this array's metadata")]
+    Decode {
+        /// Key of the chunk or shard.
+        key: Arc<str>,
+        /// Name of the codec that refused.
+        codec: Arc<str>,
+        /// What was wrong.
+        reason: Arc<str>,
+    },
+    /// The codec chain could not encode the values.
+    #[error("chunk {key:?} cannot be encoded by codec {codec:?}: {reason}")]
+    Encode {
+        /// Key of the chunk or shard.
+        key: Arc<str>,
+        /// Name of the codec that refused.
+        codec: Arc<str>,
+        /// What was wrong.
+        reason: Arc<str>,
+    },
+    /// Something this engine does not do; zarr's own pipeline may.
+    #[error("{0}")]
+    Unsupported(Arc<str>),
+    /// The caller's selection, buffer or option does not fit.
+    #[error("{0}")]
+    Invalid(Arc<str>),
+    /// The batch was cancelled, or the engine is shutting down.
+    #[error("the batch was stopped before it was done: {0}")]
+    Stopped(Arc<str>),
+}
+
+/// What kind of store failure it was: what a handler would branch on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// HTTP 401 or 403, or a file that may not be opened.
+    Permission,
+    /// Nothing arrived for as long as the store's timeout allows.
+    Timeout,
+    /// The object kept changing while it was read or written.
+    Changed,
+    /// Anything else.
+    Other,
+}
+
+/// A failed store operation, with all a user needs to look for the cause.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{operation} of {key:?} in {store} failed{}{}: {reason}", status_text(*.status), attempts_text(*.attempts))]
+pub struct StoreError {
+    /// What a handler would branch on.
+    pub kind: StoreErrorKind,
+    /// `get`, `put` or `delete`.
+    pub operation: &'static str,
+    /// Key of the object, relative to the store's root.
+    pub key: Arc<str>,
+    /// The store, without credentials.
+    pub store: Arc<str>,
+    /// HTTP status of the last answer, where there was one.
+    pub status: Option<u16>,
+    /// How many requests were made.
+    pub attempts: u32,
+    /// The last failure, in words.
+    pub reason: Arc<str>,
+    /// What the store's own code raised, where there is something.
+    pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    pub(crate) fn decode(codec: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Decode { key: "".into(), codec: codec.into(), reason: reason.to_string().into() }
+    }
+
+    pub(crate) fn encode(codec: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Encode { key: "".into(), codec: codec.into(), reason: reason.to_string().into() }
+    }
+
+    pub(crate) fn invalid(reason: impl std::fmt::Display) -> Self {
+        Self::Invalid(reason.to_string().into())
+    }
+
+    pub(crate) fn unsupported(reason: impl std::fmt::Display) -> Self {
+        Self::Unsupported(reason.to_string().into())
+    }
+
+    /// Names the chunk in an error raised where only its bytes were known.
+    #[must_use]
+    pub(crate) fn at(mut self, chunk: &Arc<str>) -> Self {
+        if let Self::Decode { key, .. } | Self::Encode { key, .. } = &mut self {
+            *key = Arc::clone(chunk);
+        }
+        self
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+fn status_text(status: Option<u16>) -> String {
+    status.map_or_else(String::new, |status| format!(" with HTTP status {status}"))
+}
+
+fn attempts_text(attempts: u32) -> String {
+    if attempts > 1 { format!(" after {attempts} attempts") } else { String::new() }
+}

@@ -1,0 +1,218 @@
+//! What a stored object is: one encoded chunk, or a shard of subchunks that are layouts again.
+//!
+//! Built once per array from its metadata. Zarr v2 metadata is put into v3 words on the way, so that
+//! nothing behind this file knows of two formats.
+
+use serde_json::{Value, json};
+use zarrs::metadata::v3::MetadataV3;
+
+use crate::codec::Chain;
+use crate::element::ChunkSpec;
+use crate::error::Error;
+use crate::shard::{IndexLocation, Sharding};
+
+/// How one array's stored objects are made.
+#[derive(Debug, Clone)]
+pub enum Layout {
+    /// An object holds one encoded chunk.
+    Chunk(Chain),
+    /// An object holds a shard index and encoded subchunks.
+    Shard(Box<Sharding>),
+}
+
+impl Layout {
+    /// From the `codecs` and `data_type` of Zarr v3 metadata.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming what is not known here.
+    pub fn from_v3(codecs: &Value, data_type: &Value, big_endian: bool) -> Result<Self, Error> {
+        let parse = |error: serde_json::Error| Error::unsupported(format!("its metadata: {error}"));
+        let codecs: Vec<MetadataV3> = serde_json::from_value(codecs.clone()).map_err(parse)?;
+        // Only chains outside the direct road ask for the data type by name.
+        let data_type = serde_json::from_value(data_type.clone())
+            .unwrap_or_else(|_| MetadataV3::new("unknown"));
+        Self::new(&codecs, &data_type, big_endian)
+    }
+
+    /// From the `compressor`, `filters` and `order` of Zarr v2 metadata.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the filter or compressor that is not known here.
+    pub fn from_v2(
+        compressor: &Value,
+        filters: &Value,
+        fortran: bool,
+        ndim: usize,
+        spec: &crate::element::Element,
+    ) -> Result<Self, Error> {
+        if let Some(filter) = filters.as_array().and_then(|filters| filters.first()) {
+            return Err(Error::unsupported(format!("filter {} of Zarr v2", filter["id"])));
+        }
+        let mut codecs = Vec::new();
+        if fortran && ndim > 1 {
+            let order: Vec<usize> = (0..ndim).rev().collect();
+            codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
+        }
+        // The data type of a v2 array names its byte order, and so does the caller's array.
+        let endian = if spec.big_endian { "big" } else { "little" };
+        codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
+        if !compressor.is_null() {
+            codecs.push(v2_compressor(compressor, spec.size)?);
+        }
+        Self::from_v3(&Value::Array(codecs), &json!("unknown"), spec.big_endian)
+    }
+
+    fn new(
+        codecs: &[MetadataV3],
+        data_type: &MetadataV3,
+        big_endian: bool,
+    ) -> Result<Self, Error> {
+        if let [sharding] = codecs {
+            if sharding.name() == "sharding_indexed" {
+                if let Some(sharding) = Self::sharding(sharding, data_type, big_endian)? {
+                    return Ok(Self::Shard(Box::new(sharding)));
+                }
+            }
+        }
+        Chain::new(codecs, data_type, big_endian).map(Self::Chunk)
+    }
+
+    /// `None` where the index is encoded in a way of its own, which is left to zarrs.
+    fn sharding(
+        codec: &MetadataV3,
+        data_type: &MetadataV3,
+        big_endian: bool,
+    ) -> Result<Option<Sharding>, Error> {
+        let setting = |name: &str| codec.configuration().and_then(|values| values.get(name));
+        let invalid =
+            |what: &str| Error::unsupported(format!("codec \"sharding_indexed\": its {what}"));
+        let parse = |value: Option<&Value>, what: &str| -> Result<Vec<MetadataV3>, Error> {
+            serde_json::from_value(value.cloned().unwrap_or_default()).map_err(|_| invalid(what))
+        };
+        let chunk_shape: Vec<u64> =
+            serde_json::from_value(setting("chunk_shape").cloned().unwrap_or_default())
+                .map_err(|_| invalid("chunk_shape"))?;
+        if chunk_shape.contains(&0) {
+            return Err(invalid("chunk_shape has a length of zero"));
+        }
+        let location = match setting("index_location").and_then(Value::as_str) {
+            None | Some("end") => IndexLocation::End,
+            Some("start") => IndexLocation::Start,
+            Some(_) => return Err(invalid("index_location")),
+        };
+        let index_codecs = parse(setting("index_codecs"), "index_codecs")?;
+        let names: Vec<&str> = index_codecs.iter().map(MetadataV3::name).collect();
+        let little = index_codecs.first().is_some_and(|bytes| {
+            let endian = bytes.configuration().and_then(|values| values.get("endian"));
+            endian.and_then(Value::as_str) != Some("big")
+        });
+        let checksum = match names.as_slice() {
+            ["bytes"] if little => false,
+            ["bytes", "crc32c"] if little => true,
+            _ => return Ok(None),
+        };
+        let codecs = parse(setting("codecs"), "codecs")?;
+        let inner = Self::new(&codecs, data_type, big_endian)?;
+        Ok(Some(Sharding { chunk_shape, inner, location, checksum }))
+    }
+
+    /// Checks what only the chunk's own shape can tell.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the shape and the codecs do not go together.
+    pub fn check(&self, spec: &ChunkSpec) -> Result<(), Error> {
+        match self {
+            Self::Chunk(chain) => chain.check(spec),
+            Self::Shard(sharding) => {
+                let divides = sharding.chunk_shape.len() == spec.shape.len()
+                    && spec.shape.iter().zip(&sharding.chunk_shape).all(|(all, one)| all % one == 0);
+                if !divides {
+                    return Err(Error::unsupported("subchunks that do not divide their shard"));
+                }
+                sharding.inner.check(&spec.with_shape(&sharding.chunk_shape))
+            }
+        }
+    }
+
+    /// One line that says what the layout is.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Chunk(chain) => chain.names().to_owned(),
+            Self::Shard(sharding) => format!(
+                "sharding_indexed of {:?} [{}]",
+                sharding.chunk_shape,
+                sharding.inner.describe()
+            ),
+        }
+    }
+}
+
+/// A numcodecs compressor in the words of v3.
+fn v2_compressor(compressor: &Value, itemsize: usize) -> Result<Value, Error> {
+    let id = compressor["id"].as_str().unwrap_or_default();
+    let configuration = match id {
+        "zstd" => json!({
+            "level": compressor["level"].as_i64().unwrap_or(0),
+            "checksum": compressor["checksum"].as_bool().unwrap_or(false),
+        }),
+        "gzip" | "zlib" | "bz2" => json!({"level": compressor["level"].as_i64().unwrap_or(1)}),
+        "blosc" => {
+            // numcodecs: -1 chooses bit shuffling for single bytes and byte shuffling for the rest.
+            let shuffle = match (compressor["shuffle"].as_i64().unwrap_or(1), itemsize) {
+                (2, _) | (-1, 1) => "bitshuffle",
+                (1 | -1, _) => "shuffle",
+                _ => "noshuffle",
+            };
+            json!({
+                "cname": compressor["cname"],
+                "clevel": compressor["clevel"],
+                "shuffle": shuffle,
+                "typesize": itemsize,
+                "blocksize": compressor["blocksize"].as_u64().unwrap_or(0),
+            })
+        }
+        _ => return Err(Error::unsupported(format!("compressor {id:?} of Zarr v2"))),
+    };
+    Ok(json!({"name": id, "configuration": configuration}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::{Element, Kind};
+
+    #[test]
+    fn nested_shards_are_layouts_of_layouts() {
+        let index = json!([{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]);
+        let inner = json!([{"name": "sharding_indexed", "configuration": {
+            "chunk_shape": [2, 2], "codecs": [{"name": "bytes"}], "index_codecs": index,
+            "index_location": "start"}}]);
+        let outer = json!([{"name": "sharding_indexed", "configuration": {
+            "chunk_shape": [4, 8], "codecs": inner, "index_codecs": index}}]);
+        let layout = Layout::from_v3(&outer, &json!("uint8"), false).unwrap();
+        assert_eq!(
+            "sharding_indexed of [4, 8] [sharding_indexed of [2, 2] [bytes]]",
+            layout.describe()
+        );
+        let element = Element { size: 1, kind: Kind::Bits, swap_unit: 1, big_endian: false };
+        let spec = ChunkSpec { shape: vec![8, 8], element, fill: vec![0] };
+        assert!(layout.check(&spec).is_ok());
+        assert!(layout.check(&spec.with_shape(&[8, 12])).is_err());
+    }
+
+    #[test]
+    fn v2_filters_and_unknown_compressors_are_named() {
+        let element = Element { size: 4, kind: Kind::Float, swap_unit: 4, big_endian: true };
+        let v2 = |compressor: Value, filters: Value| {
+            Layout::from_v2(&compressor, &filters, true, 2, &element)
+        };
+        let blosc = json!({"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": -1});
+        let layout = v2(blosc, Value::Null).unwrap();
+        assert_eq!("transpose, bytes, blosc", layout.describe());
+        let error = v2(json!({"id": "lz77"}), json!([])).unwrap_err();
+        assert!(error.to_string().contains("lz77"));
+        let error = v2(Value::Null, json!([{"id": "delta"}])).unwrap_err();
+        assert!(error.to_string().contains("delta"));
+    }
+}

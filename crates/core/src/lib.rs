@@ -1,0 +1,56 @@
+//! The engine of zarrs-async: reads and writes batches of Zarr chunks, without Python.
+//!
+//! A batch is the chunks of one `read` or `write` call. Its journey:
+//!
+//! ```text
+//! batch      what is asked: keys, chunk specs, selections, and the caller's buffer
+//! read       which road each chunk goes: an object, or the parts of a shard
+//! flight     concurrent batches that need the same bytes share them
+//! dispatch   the next unit sets out when the one before was admitted
+//! admit      process-wide permits: chunk, bytes, request, CPU, in this order
+//! locate     a shard's index: cached, on its way, or fetched
+//! store      bytes from files, from the wire, from somebody else's store
+//! place      decoded, scattered into the caller's buffer
+//! ```
+//!
+//! A write goes the same road backwards: `write` locks the object, `update` gathers, merges and
+//! encodes, `store` puts. Read `read.rs` first.
+
+mod admit;
+mod batch;
+mod coalesce;
+mod codec;
+mod dispatch;
+mod element;
+mod engine;
+mod error;
+mod flight;
+mod index_cache;
+mod layout;
+mod local_read;
+mod locate;
+mod locks;
+mod out;
+mod place;
+mod pool;
+mod read;
+mod read_shard;
+mod scratch;
+mod selection;
+mod shard;
+mod stats;
+mod store;
+mod update;
+mod write;
+
+pub use batch::{Array, Batch, BatchError, Item, Settings, Spec};
+pub use element::{ChunkSpec, Element, Kind};
+pub use engine::{Engine, Limits};
+pub use error::{Error, StoreError, StoreErrorKind};
+pub use layout::Layout;
+pub use out::OutBuffer;
+pub use read::read;
+pub use selection::{Axis, Positions, Selection};
+pub use stats::{Counter, Stats};
+pub use store::{ForeignStore, LocalStore, Part, RemoteConfig, RemoteKind, RemoteStore, Store};
+pub use write::write;

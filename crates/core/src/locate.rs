@@ -1,0 +1,124 @@
+//! Finds a shard's index: in the cache, in a fetch that is under way, or with one range request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::batch::{Array, Spec};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::flight::ObjectId;
+use crate::index_cache::Located;
+use crate::pool::guard;
+use crate::shard::{IndexLocation, ShardIndex, Sharding};
+use crate::store::{Get, Part};
+
+type Load = BoxFuture<'static, Result<Option<Located>, Error>>;
+
+/// The index fetches under way.
+#[derive(Debug, Default)]
+pub(crate) struct Loads(Mutex<HashMap<ObjectId, (u64, WeakShared<Load>)>>);
+
+impl Loads {
+    /// Lets nothing join a fetch that began before now.
+    pub(crate) fn forget(&self, id: &ObjectId) {
+        let forgotten = self.0.lock().remove(id);
+        drop(forgotten);
+    }
+
+    /// Joins the fetch of this index, or starts one.
+    fn join(&self, id: &ObjectId, fingerprint: u64, load: impl FnOnce() -> Load) -> (bool, Shared<Load>) {
+        let mut loads = self.0.lock();
+        let under_way = loads.get(id).filter(|(made_by, _)| *made_by == fingerprint);
+        if let Some(load) = under_way.and_then(|(_, load)| load.upgrade()) {
+            return (true, load);
+        }
+        let load = load().shared();
+        if let Some(weak) = load.downgrade() {
+            loads.insert(id.clone(), (fingerprint, weak));
+        }
+        (false, load)
+    }
+
+    /// Removes a fetch that has ended, unless another has taken its place.
+    fn ended(&self, id: &ObjectId) {
+        let mut loads = self.0.lock();
+        if loads.get(id).is_some_and(|(_, load)| load.upgrade().is_none_or(|load| load.peek().is_some())) {
+            loads.remove(id);
+        }
+    }
+}
+
+impl Engine {
+    /// The index of a remote shard and whether it comes from the cache; `None` where there is no shard.
+    ///
+    /// `admitted` hears when the request for it was admitted; it is left where none is made.
+    pub(crate) async fn locate(
+        self: &Arc<Self>,
+        array: &Arc<Array>,
+        spec: &Arc<Spec>,
+        sharding: &Sharding,
+        key: &Arc<str>,
+        admitted: &mut Option<oneshot::Sender<()>>,
+    ) -> Result<Option<(Located, bool)>, Error> {
+        let id = array.object(key);
+        if let Some(located) = self.indexes.get(&id, spec.fingerprint) {
+            self.stats.shard_index_hits.add(1);
+            return Ok(Some((located, true)));
+        }
+        let (shared, load) = self.loads.join(&id, spec.fingerprint, || {
+            let engine = Arc::clone(self);
+            let (array, spec, key) = (Arc::clone(array), Arc::clone(spec), Arc::clone(key));
+            let (sharding, id, admitted) = (sharding.clone(), id.clone(), admitted.take());
+            async move {
+                engine.stats.shard_index_misses.add(1);
+                engine.load(&array, &spec, &sharding, &key, id, admitted).await
+            }
+            .boxed()
+        });
+        if shared {
+            self.stats.flights_shared.add(1);
+        }
+        let located = load.await;
+        self.loads.ended(&id);
+        Ok(located?.map(|located| (located, false)))
+    }
+
+    async fn load(
+        &self,
+        array: &Array,
+        spec: &Spec,
+        sharding: &Sharding,
+        key: &Arc<str>,
+        id: ObjectId,
+        admitted: Option<oneshot::Sender<()>>,
+    ) -> Result<Option<Located>, Error> {
+        let nbytes = sharding.index_size(&spec.chunk);
+        let permits = self.admission.admit(None, nbytes, true).await;
+        // Nobody listens any more when the batch that asked is gone.
+        admitted.map(|admitted| admitted.send(()));
+        let part = match sharding.location {
+            IndexLocation::Start => Part::Range(0..nbytes),
+            IndexLocation::End => Part::Suffix(nbytes),
+        };
+        let fetched = match self.fetch(array, key, &part, None).await? {
+            Get::Found(fetched) => fetched,
+            Get::Missing | Get::Changed => return Ok(None),
+        };
+        drop(permits);
+        // A foreign store does not tell the size; what leaves its shard fails when it is fetched.
+        let size = fetched.size.unwrap_or(u64::MAX / 2);
+        let index = guard(|| {
+            let options = array.options();
+            ShardIndex::decode(&fetched.bytes, sharding, &spec.chunk, size, options)
+        })
+        .map_err(|error| error.at(key))?;
+        let located = Located { index: Arc::new(index), validator: fetched.validator };
+        self.indexes.keep(id, spec.fingerprint, &located);
+        Ok(Some(located))
+    }
+}

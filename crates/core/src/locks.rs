@@ -1,0 +1,82 @@
+//! One lock per object, so that writes to one chunk or shard happen one after the other.
+//!
+//! A lock is taken before any permit, never after, so who holds permits never waits for a lock.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::flight::ObjectId;
+
+/// The locks that are held or waited for.
+#[derive(Debug, Default)]
+pub(crate) struct KeyLocks(Mutex<HashMap<ObjectId, Weak<tokio::sync::Mutex<()>>>>);
+
+/// A held lock.
+#[derive(Debug)]
+pub(crate) struct KeyGuard {
+    guard: Option<OwnedMutexGuard<()>>,
+    id: ObjectId,
+    locks: Arc<KeyLocks>,
+}
+
+impl KeyLocks {
+    /// Waits for the object's lock.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the place in the queue.
+    pub(crate) async fn lock(self: &Arc<Self>, id: ObjectId) -> KeyGuard {
+        let guard = self.of(&id).lock_owned().await;
+        KeyGuard { guard: Some(guard), id, locks: Arc::clone(self) }
+    }
+
+    /// Takes the object's lock if nobody holds it.
+    pub(crate) fn try_lock(self: &Arc<Self>, id: ObjectId) -> Option<KeyGuard> {
+        let guard = self.of(&id).try_lock_owned().ok()?;
+        Some(KeyGuard { guard: Some(guard), id, locks: Arc::clone(self) })
+    }
+
+    fn of(&self, id: &ObjectId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.lock();
+        if let Some(lock) = locks.get(id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        locks.insert(id.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+impl Drop for KeyGuard {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        let mut locks = self.locks.0.lock();
+        if locks.get(&self.id).is_some_and(|lock| lock.strong_count() == 0) {
+            locks.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+
+    #[tokio::test]
+    async fn writers_of_one_object_take_turns_and_leave_nothing() {
+        let locks: Arc<KeyLocks> = Arc::default();
+        let id = ObjectId { store: 0, key: "a".into() };
+        let first = locks.lock(id.clone()).await;
+        assert!(locks.try_lock(id.clone()).is_none());
+        {
+            let second = locks.lock(id.clone());
+            tokio::pin!(second);
+            assert!(poll!(&mut second).is_pending());
+            drop(first);
+            drop(second.await);
+        }
+        assert!(locks.0.lock().is_empty());
+    }
+}

@@ -1,0 +1,232 @@
+//! The shard index: where each subchunk's encoded bytes stand in their shard.
+//!
+//! The format is the specification's (<https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/>):
+//! one pair of little-endian 64-bit numbers, offset and length, per subchunk in C order; all bits set
+//! where there is none. An index is distrusted: its checksum is compared, and an entry that leaves the
+//! shard or runs into the index is an error, not a read somewhere else.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::codec::{DecodeOptions, strip_crc32c};
+use crate::element::ChunkSpec;
+use crate::error::Error;
+use crate::layout::Layout;
+
+/// Both numbers of an entry without a subchunk.
+const ABSENT: u64 = u64::MAX;
+
+/// Where the index stands in its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexLocation {
+    /// Before the subchunks.
+    Start,
+    /// After them.
+    End,
+}
+
+/// The settings of one `sharding_indexed` codec.
+#[derive(Debug, Clone)]
+pub struct Sharding {
+    /// Shape of a subchunk.
+    pub chunk_shape: Vec<u64>,
+    /// How a subchunk is encoded.
+    pub inner: Layout,
+    /// Where the index stands.
+    pub location: IndexLocation,
+    /// Whether a CRC32C of the index follows it.
+    pub checksum: bool,
+}
+
+/// A decoded shard index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardIndex {
+    entries: Vec<(u64, u64)>,
+}
+
+impl Sharding {
+    /// Subchunks along each axis of a shard.
+    #[must_use]
+    pub fn grid(&self, spec: &ChunkSpec) -> Vec<u64> {
+        spec.shape.iter().zip(&self.chunk_shape).map(|(all, one)| all / one).collect()
+    }
+
+    /// Bytes of the encoded index.
+    #[must_use]
+    pub fn index_size(&self, spec: &ChunkSpec) -> u64 {
+        let subchunks: u64 = self.grid(spec).iter().product();
+        subchunks.saturating_mul(16).saturating_add(if self.checksum { 4 } else { 0 })
+    }
+
+    /// Bytes of a shard of `size` bytes in which subchunks may stand.
+    pub(crate) fn data_section(&self, spec: &ChunkSpec, size: u64) -> Range<u64> {
+        let index = self.index_size(spec);
+        match self.location {
+            IndexLocation::Start => index..size,
+            IndexLocation::End => 0..size.saturating_sub(index),
+        }
+    }
+
+    /// The encoded index within a whole shard.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the shard is shorter than its index.
+    pub(crate) fn index_of<'a>(
+        &self,
+        spec: &ChunkSpec,
+        shard: &'a [u8],
+    ) -> Result<&'a [u8], Error> {
+        usize::try_from(self.index_size(spec))
+            .ok()
+            .and_then(|size| match self.location {
+                IndexLocation::Start => shard.get(..size),
+                IndexLocation::End => shard.get(shard.len().checked_sub(size)?..),
+            })
+            .ok_or_else(|| {
+                let len = shard.len();
+                Error::decode("sharding_indexed", format!("{len} bytes are less than its index"))
+            })
+    }
+}
+
+impl ShardIndex {
+    /// An index without any subchunk.
+    pub(crate) fn absent(subchunks: usize) -> Self {
+        Self { entries: vec![(ABSENT, ABSENT); subchunks] }
+    }
+
+    /// Decodes an index, and checks every entry against the part of the shard that holds subchunks.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the checksum, the size or an entry is wrong.
+    pub(crate) fn decode(
+        encoded: &[u8],
+        sharding: &Sharding,
+        spec: &ChunkSpec,
+        shard_size: u64,
+        options: DecodeOptions,
+    ) -> Result<Self, Error> {
+        let damaged = |reason: String| Error::decode("sharding_indexed", reason);
+        if encoded.len() as u64 != sharding.index_size(spec) {
+            return Err(damaged(format!("its index has {} bytes", encoded.len())));
+        }
+        let entries = if sharding.checksum {
+            strip_crc32c(Cow::Borrowed(encoded), options.validate_checksums)?
+        } else {
+            Cow::Borrowed(encoded)
+        };
+        let section = sharding.data_section(spec, shard_size);
+        let (pairs, _) = entries.as_chunks::<16>();
+        let entries = pairs
+            .iter()
+            .map(|pair| {
+                let pair = u128::from_le_bytes(*pair);
+                #[expect(clippy::cast_possible_truncation, reason = "the two halves are wanted")]
+                let (offset, length) = (pair as u64, (pair >> 64) as u64);
+                let end = offset.checked_add(length);
+                let present = (offset, length) != (ABSENT, ABSENT);
+                if present && (offset < section.start || end.is_none_or(|end| end > section.end)) {
+                    return Err(damaged(format!(
+                        "its index points to bytes {offset}+{length} of a shard of {shard_size}"
+                    )));
+                }
+                Ok((offset, length))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { entries })
+    }
+
+    pub(crate) fn encode(&self, checksum: bool) -> Vec<u8> {
+        let mut encoded: Vec<u8> = self
+            .entries
+            .iter()
+            .flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()])
+            .flatten()
+            .collect();
+        if checksum {
+            encoded.extend_from_slice(&crc32c::crc32c(&encoded).to_le_bytes());
+        }
+        encoded
+    }
+
+    /// Byte range of the subchunk with this number in C order, where it is there.
+    pub(crate) fn range(&self, subchunk: usize) -> Option<Range<u64>> {
+        let (offset, length) = self.entries[subchunk];
+        ((offset, length) != (ABSENT, ABSENT)).then(|| offset..offset + length)
+    }
+
+    pub(crate) fn set(&mut self, subchunk: usize, range: &Range<u64>) {
+        self.entries[subchunk] = (range.start, range.end - range.start);
+    }
+
+    /// Bytes that the index takes in memory.
+    pub(crate) fn nbytes(&self) -> usize {
+        self.entries.len() * size_of::<(u64, u64)>()
+    }
+}
+
+/// Number in C order of the cell at `coords` of a grid.
+#[expect(clippy::cast_possible_truncation, reason = "an index of that many entries is in memory")]
+pub(crate) fn ravel(coords: &[u64], grid: &[u64]) -> usize {
+    coords.iter().zip(grid).fold(0, |at, (coord, length)| at * length + coord) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::{Element, Kind};
+    use serde_json::json;
+
+    const OPTIONS: DecodeOptions = DecodeOptions { validate_checksums: true };
+
+    fn sharding(location: &str) -> (Box<Sharding>, ChunkSpec) {
+        let codecs = json!([{"name": "sharding_indexed", "configuration": {
+            "chunk_shape": [2], "codecs": [{"name": "bytes"}], "index_location": location,
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]}}]);
+        let Layout::Shard(sharding) = Layout::from_v3(&codecs, &json!("uint8"), false).unwrap()
+        else {
+            panic!("not a shard")
+        };
+        let element = Element { size: 1, kind: Kind::Bits, swap_unit: 1, big_endian: false };
+        (sharding, ChunkSpec { shape: vec![6], element, fill: vec![0] })
+    }
+
+    #[test]
+    fn an_index_comes_back_as_it_went() {
+        let (sharding, spec) = sharding("end");
+        let mut index = ShardIndex::absent(3);
+        index.set(2, &(0..7));
+        let encoded = index.encode(true);
+        assert_eq!(sharding.index_size(&spec), encoded.len() as u64);
+        let decoded = ShardIndex::decode(&encoded, &sharding, &spec, 7 + 52, OPTIONS).unwrap();
+        assert_eq!(index, decoded);
+        assert_eq!(vec![None, None, Some(0..7)], (0..3).map(|at| decoded.range(at)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_entry_outside_the_data_section_is_refused() {
+        for (location, size, range, good) in [
+            ("end", 60, 1..8, true),
+            ("end", 60, 1..9, false),
+            ("start", 60, 52..60, true),
+            ("start", 60, 51..60, false),
+            ("end", 60, u64::MAX - 1..u64::MAX, false),
+        ] {
+            let (sharding, spec) = sharding(location);
+            let mut index = ShardIndex::absent(3);
+            index.set(1, &range);
+            let decoded = ShardIndex::decode(&index.encode(true), &sharding, &spec, size, OPTIONS);
+            assert_eq!(good, decoded.is_ok(), "{location} {range:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_refused_unless_it_is_not_wanted() {
+        let (sharding, spec) = sharding("end");
+        let mut encoded = ShardIndex::absent(3).encode(true);
+        *encoded.last_mut().unwrap() ^= 1;
+        assert!(ShardIndex::decode(&encoded, &sharding, &spec, 52, OPTIONS).is_err());
+        let lenient = DecodeOptions { validate_checksums: false };
+        assert!(ShardIndex::decode(&encoded, &sharding, &spec, 52, lenient).is_ok());
+    }
+}

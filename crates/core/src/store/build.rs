@@ -1,0 +1,280 @@
+//! Remote stores from settings: one client and one connection pool per configuration.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
+use parking_lot::Mutex;
+
+use super::RemoteStore;
+use super::door::Door;
+use crate::error::Error;
+use crate::stats::Stats;
+
+/// How long nothing may arrive before a request is given up, unless the store's options say otherwise.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which protocol a remote store speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RemoteKind {
+    /// Amazon S3 and what speaks like it.
+    S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+    /// Plain HTTP, WebDAV for writes.
+    Http,
+}
+
+/// All that a remote store is made from; equal settings share one client.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RemoteConfig {
+    /// The protocol.
+    pub kind: RemoteKind,
+    /// The URL, for HTTP; empty for the others.
+    pub url: String,
+    /// Keys are relative to this path within the store.
+    pub prefix: String,
+    /// Settings of the protocol, by `object_store`'s names.
+    pub options: Vec<(String, String)>,
+    /// Settings of the HTTP client, by `object_store`'s names.
+    pub client_options: Vec<(String, String)>,
+    /// Headers that every request carries.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Whether settings that are not given come from the environment, as `object_store` reads it.
+    pub from_env: bool,
+    /// Retries at most; `None` for `object_store`'s default of 10.
+    pub max_retries: Option<usize>,
+    /// Milliseconds after which no retry is begun; `None` for `object_store`'s default.
+    pub retry_timeout_ms: Option<u64>,
+    /// Milliseconds of the first and the longest pause, and what each is multiplied by, in thousandths.
+    pub backoff_ms: Option<(u64, u64, u64)>,
+}
+
+impl std::fmt::Debug for RemoteConfig {
+    /// Shows the names of settings, never their values: some are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.options.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("RemoteConfig")
+            .field("kind", &self.kind)
+            .field("prefix", &self.prefix)
+            .field("options", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The stores in use, by what they were made from.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(Mutex<HashMap<RemoteConfig, Weak<RemoteStore>>>);
+
+impl Registry {
+    /// The store of this configuration, made if there is none.
+    pub(crate) fn open(
+        &self,
+        config: &RemoteConfig,
+        stats: &Arc<Stats>,
+    ) -> Result<Arc<RemoteStore>, Error> {
+        let mut stores = self.0.lock();
+        if let Some(store) = stores.get(config).and_then(Weak::upgrade) {
+            return Ok(store);
+        }
+        stores.retain(|_, store| store.strong_count() > 0);
+        let store = Arc::new(config.build(stats)?);
+        stores.insert(config.clone(), Arc::downgrade(&store));
+        Ok(store)
+    }
+}
+
+impl RemoteConfig {
+    fn build(&self, stats: &Arc<Stats>) -> Result<RemoteStore, Error> {
+        let retry = self.retry();
+        // One attempt for each call: retries are `RemoteStore`'s.
+        let once = RetryConfig { max_retries: 0, ..retry.clone() };
+        let client_options = self.client_options()?;
+        let door = Door { stats: Arc::clone(stats) };
+        let option = |name: &str| {
+            let named = self.options.iter().find(|(key, _)| key == name);
+            named.map_or("", |(_, value)| value.as_str())
+        };
+        macro_rules! cloud {
+            ($builder:ty, $key:ty) => {{
+                let mut builder = if self.from_env { <$builder>::from_env() } else { <$builder>::new() };
+                for (name, value) in &self.options {
+                    builder = builder.with_config(parse::<$key>(name)?, value);
+                }
+                let builder = builder
+                    .with_client_options(client_options)
+                    .with_retry(once)
+                    .with_http_connector(door);
+                Arc::new(builder.build().map_err(invalid)?) as Arc<dyn ObjectStore>
+            }};
+        }
+        let (client, name): (Arc<dyn ObjectStore>, String) = match self.kind {
+            RemoteKind::S3 => {
+                let client = cloud!(AmazonS3Builder, AmazonS3ConfigKey);
+                (client, format!("s3://{}", first(&[option("bucket"), option("aws_bucket"), option("aws_bucket_name"), option("bucket_name")])))
+            }
+            RemoteKind::Gcs => {
+                let client = cloud!(GoogleCloudStorageBuilder, GoogleConfigKey);
+                (client, format!("gs://{}", first(&[option("bucket"), option("google_bucket"), option("google_bucket_name"), option("bucket_name")])))
+            }
+            RemoteKind::Azure => {
+                let client = cloud!(MicrosoftAzureBuilder, AzureConfigKey);
+                (client, format!("az://{}", first(&[option("container_name"), option("azure_container_name")])))
+            }
+            RemoteKind::Http => {
+                let builder = HttpBuilder::new()
+                    .with_url(&self.url)
+                    .with_client_options(client_options)
+                    .with_retry(once)
+                    .with_http_connector(door);
+                (Arc::new(builder.build().map_err(invalid)?), without_secrets(&self.url))
+            }
+        };
+        let prefix = Path::parse(&self.prefix).map_err(invalid)?;
+        let name = if prefix.as_ref().is_empty() { name } else { format!("{name}/{prefix}") };
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        Ok(RemoteStore {
+            client,
+            prefix,
+            name,
+            identity: hasher.finish(),
+            retry,
+            stats: Arc::clone(stats),
+            suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
+            conditions: AtomicBool::new(self.kind != RemoteKind::Http && option("aws_conditional_put") != "disabled" && option("conditional_put") != "disabled"),
+        })
+    }
+
+    fn retry(&self) -> RetryConfig {
+        let mut retry = RetryConfig::default();
+        if let Some(retries) = self.max_retries {
+            retry.max_retries = retries;
+        }
+        if let Some(timeout) = self.retry_timeout_ms {
+            retry.retry_timeout = Duration::from_millis(timeout);
+        }
+        if let Some((init, max, base)) = self.backoff_ms {
+            retry.backoff = BackoffConfig {
+                init_backoff: Duration::from_millis(init),
+                max_backoff: Duration::from_millis(max),
+                base: Duration::from_millis(base).as_secs_f64(),
+            };
+        }
+        retry
+    }
+
+    fn client_options(&self) -> Result<ClientOptions, Error> {
+        // A body that still progresses is never too slow; one that stands still is.
+        let mut options =
+            ClientOptions::new().with_timeout_disabled().with_read_timeout(STALL_TIMEOUT);
+        for (name, value) in &self.client_options {
+            options = options.with_config(parse::<ClientConfigKey>(name)?, value);
+        }
+        if self.headers.is_empty() {
+            return Ok(options);
+        }
+        let headers = self.headers.iter().map(|(name, value)| {
+            let name = HeaderName::from_str(name).map_err(invalid)?;
+            let mut value = HeaderValue::from_bytes(value).map_err(invalid)?;
+            value.set_sensitive(true);
+            Ok((name, value))
+        });
+        Ok(options.with_default_headers(headers.collect::<Result<HeaderMap, Error>>()?))
+    }
+}
+
+fn parse<K: FromStr>(name: &str) -> Result<K, Error> {
+    K::from_str(name).map_err(|_| Error::unsupported(format!("store option {name:?}")))
+}
+
+/// The builders' own words name settings, not their values.
+fn invalid(error: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("the store cannot be opened: {error}"))
+}
+
+fn first<'a>(names: &[&'a str]) -> &'a str {
+    names.iter().find(|name| !name.is_empty()).copied().unwrap_or("")
+}
+
+/// The URL without user, password and query.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or(url);
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = host.rsplit('@').next().unwrap_or(host);
+            format!("{scheme}://{host}/{path}").trim_end_matches('/').to_owned()
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(kind: RemoteKind, options: &[(&str, &str)]) -> RemoteConfig {
+        RemoteConfig {
+            kind,
+            url: "http://user:hidden@localhost:1/data?token=hidden".into(),
+            prefix: "a/b".into(),
+            options: options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            client_options: vec![("allow_http".into(), "true".into())],
+            headers: vec![("authorization".into(), b"hidden".to_vec())],
+            from_env: false,
+            max_retries: None,
+            retry_timeout_ms: None,
+            backoff_ms: None,
+        }
+    }
+
+    #[test]
+    fn equal_settings_share_one_store() {
+        let (registry, stats) = (Registry::default(), Arc::new(Stats::default()));
+        let http = config(RemoteKind::Http, &[]);
+        let one = registry.open(&http, &stats).unwrap();
+        let two = registry.open(&http.clone(), &stats).unwrap();
+        assert!(Arc::ptr_eq(&one, &two));
+        let other = RemoteConfig { prefix: "a".into(), ..http };
+        assert!(!Arc::ptr_eq(&one, &registry.open(&other, &stats).unwrap()));
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let s3 = config(
+            RemoteKind::S3,
+            &[
+                ("aws_bucket", "data"),
+                ("aws_access_key_id", "hidden-id"),
+                ("aws_secret_access_key", "hidden-key"),
+                ("aws_region", "us-east-1"),
+            ],
+        );
+        let stats = Arc::new(Stats::default());
+        for config in [s3, config(RemoteKind::Http, &[])] {
+            let store = config.build(&stats).unwrap();
+            let shown = format!("{config:?} {} {store:?}", store.name());
+            assert!(!shown.contains("hidden"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_named() {
+        let error = config(RemoteKind::S3, &[("aws_nonesuch", "1")]);
+        let error = error.build(&Arc::new(Stats::default())).unwrap_err();
+        assert!(error.to_string().contains("aws_nonesuch"));
+    }
+}

@@ -1,0 +1,218 @@
+//! The one door to the wire: every HTTP request of every store passes here.
+//!
+//! It counts requests and those in flight, notes what the server said for whoever decides about a
+//! retry, and makes a `206` of the `200` with which some servers answer a range they ignore.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    ReqwestConnector,
+};
+
+use crate::stats::{InFlight, Stats};
+
+tokio::task_local! {
+    /// What the server said to the request that this task is making.
+    static ANSWER: Arc<Answer>;
+}
+
+/// What is known of one attempt besides the error that object_store makes of it.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    status: AtomicU16,
+    /// Milliseconds plus one; zero for none.
+    retry_after: AtomicU64,
+}
+
+impl Answer {
+    /// Runs one attempt, and notes in `self` what the server answers.
+    pub(super) async fn noting<F: Future>(self: &Arc<Self>, attempt: F) -> F::Output {
+        ANSWER.scope(Arc::clone(self), attempt).await
+    }
+
+    pub(super) fn status(&self) -> Option<u16> {
+        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+    }
+
+    fn note(&self, response: &HttpResponse) {
+        self.status.store(response.status().as_u16(), Ordering::Relaxed);
+        // Seconds only; the other form, a date, is not worth a clock's trust here.
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        if let Some(seconds) = seconds.and_then(|value| value.trim().parse::<u64>().ok()) {
+            self.retry_after.store(seconds.saturating_mul(1000).saturating_add(1), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Builds clients whose requests pass the door.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) stats: Arc<Stats>,
+}
+
+impl HttpConnector for Door {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Doorkeeper { inner, stats: Arc::clone(&self.stats) }))
+    }
+}
+
+#[derive(Debug)]
+struct Doorkeeper {
+    inner: HttpClient,
+    stats: Arc<Stats>,
+}
+
+#[async_trait::async_trait]
+impl HttpService for Doorkeeper {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
+        let range = range.and_then(Wanted::parse);
+        let in_flight = self.stats.count_request();
+        let response = self.inner.execute(request).await?;
+        ANSWER.try_with(|answer| answer.note(&response)).ok();
+        let (mut parts, body) = response.into_parts();
+        let mut cut = Cut::default();
+        if let Some((range, size)) =
+            range.filter(|_| parts.status == StatusCode::OK).zip(length(&parts.headers))
+        {
+            if let Some((start, end)) = range.within(size) {
+                cut = Cut { skip: start, take: Some(end - start) };
+                parts.status = StatusCode::PARTIAL_CONTENT;
+                let value = format!("bytes {start}-{}/{size}", end - 1);
+                if let Ok(value) = HeaderValue::try_from(value) {
+                    parts.headers.insert(CONTENT_RANGE, value);
+                }
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+            }
+        }
+        let body = HttpResponseBody::new(Passing { inner: body, cut, _in_flight: in_flight });
+        Ok(HttpResponse::from_parts(parts, body))
+    }
+}
+
+fn length(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A `Range` header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Bounded(u64, u64),
+    From(u64),
+    Suffix(u64),
+}
+
+impl Wanted {
+    fn parse(header: &str) -> Option<Self> {
+        let (start, end) = header.strip_prefix("bytes=")?.split_once('-')?;
+        match (start.parse().ok(), end.parse().ok()) {
+            (Some(start), Some(end)) => Some(Self::Bounded(start, end)),
+            (Some(start), None) if end.is_empty() => Some(Self::From(start)),
+            (None, Some(suffix)) if start.is_empty() => Some(Self::Suffix(suffix)),
+            _ => None,
+        }
+    }
+
+    /// Start and end within an object of `size` bytes; `None` where nothing is left.
+    fn within(self, size: u64) -> Option<(u64, u64)> {
+        let (start, end) = match self {
+            Self::Bounded(start, last) => (start, last.checked_add(1)?.min(size)),
+            Self::From(start) => (start, size),
+            Self::Suffix(suffix) => (size.saturating_sub(suffix), size),
+        };
+        (start < end).then_some((start, end))
+    }
+}
+
+/// The part of a body that was asked for.
+#[derive(Debug, Default)]
+struct Cut {
+    skip: u64,
+    take: Option<u64>,
+}
+
+impl Cut {
+    fn apply(&mut self, mut bytes: Bytes) -> Bytes {
+        let skipped = self.skip.min(bytes.len() as u64);
+        self.skip -= skipped;
+        bytes = bytes.slice(usize::try_from(skipped).unwrap_or(bytes.len())..);
+        if let Some(take) = &mut self.take {
+            let taken = (*take).min(bytes.len() as u64);
+            *take -= taken;
+            bytes.truncate(usize::try_from(taken).unwrap_or(usize::MAX));
+        }
+        bytes
+    }
+}
+
+struct Passing {
+    inner: HttpResponseBody,
+    cut: Cut,
+    _in_flight: InFlight,
+}
+
+impl Body for Passing {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        if self.cut.take == Some(0) {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(context));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| self.cut.apply(data)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.cut.take == Some(0) || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.cut.take.map_or_else(|| self.inner.size_hint(), SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_cut_from_whole_bodies() {
+        for (header, expected) in [
+            ("bytes=2-4", Some(&b"cde"[..])),
+            ("bytes=6-", Some(b"gh")),
+            ("bytes=-3", Some(b"fgh")),
+            ("bytes=-30", Some(b"abcdefgh")),
+            ("bytes=9-12", None),
+        ] {
+            let cut = Wanted::parse(header).unwrap().within(8);
+            assert_eq!(expected.is_some(), cut.is_some());
+            let Some((start, end)) = cut else { continue };
+            let mut cut = Cut { skip: start, take: Some(end - start) };
+            let got: Vec<u8> = [&b"abc"[..], b"de", b"fgh"]
+                .into_iter()
+                .flat_map(|part| cut.apply(Bytes::from_static(part)))
+                .collect();
+            assert_eq!(expected.unwrap(), got);
+        }
+        assert_eq!(None, Wanted::parse("bytes=1-2,4-5"));
+    }
+}

@@ -1,0 +1,252 @@
+//! One array, built once from its metadata; and the batches that run on it.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use numpy::PyUntypedArray;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use pyo3_async_runtimes::TaskLocals;
+use tokio::task::AbortHandle;
+use zarrs_async_core::{Array, Batch, Element, Kind, Layout, OutBuffer, Settings, read, write};
+
+use crate::batch;
+use crate::clerk::{Message, Outcome};
+use crate::errors;
+use crate::process::Process;
+use crate::store::Description;
+
+/// An array whose chunks the engine reads and writes.
+///
+/// Parameters
+/// ----------
+/// metadata : str
+///     The array's metadata as JSON, of Zarr v2 or v3.
+/// element : tuple[int, str, int, bool]
+///     Bytes of one element, how it compares (``"bits"``, ``"float"`` or ``"complex"``), bytes of
+///     the parts that a change of byte order reverses, and whether it is big-endian in memory.
+/// fill : bytes
+///     The fill value, one element.
+/// store : dict
+///     Where the chunks are, as ``zarrs_async._stores.describe`` says it.
+/// settings : dict
+///     ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum`` and ``validate_checksums``.
+///
+/// Raises
+/// ------
+/// UnsupportedError
+///     When a codec, a data type or a store's setting is not known to the engine.
+#[pyclass(frozen, module = "zarrs_async._rust")]
+pub(crate) struct NativeArray {
+    process: Arc<Process>,
+    layout: Layout,
+    element: Element,
+    fill: Vec<u8>,
+    store: Description,
+    settings: Settings,
+    /// The array on the loop that used it last; other stores than foreign ones do not care for loops.
+    array: Mutex<Option<(Option<TaskLocals>, Arc<Array>)>>,
+}
+
+/// A batch under way.
+#[pyclass(frozen, module = "zarrs_async._rust")]
+pub(crate) struct Running {
+    task: AbortHandle,
+    buffer: Arc<OutBuffer>,
+    process: Arc<Process>,
+}
+
+#[pymethods]
+impl NativeArray {
+    #[new]
+    fn new(
+        metadata: &str,
+        element: (usize, String, usize, bool),
+        fill: Vec<u8>,
+        store: &Bound<'_, PyDict>,
+        settings: &Bound<'_, PyDict>,
+    ) -> PyResult<Self> {
+        let (size, kind, swap_unit, big_endian) = element;
+        let kind = match kind.as_str() {
+            "float" => Kind::Float,
+            "complex" => Kind::Complex,
+            _ => Kind::Bits,
+        };
+        if size == 0 || fill.len() != size {
+            return Err(PyValueError::new_err("the fill value is not one element"));
+        }
+        let element = Element { size, kind, swap_unit, big_endian };
+        let metadata: serde_json::Value =
+            serde_json::from_str(metadata).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let layout = layout(&metadata, &element).map_err(|error| errors::raise(&error))?;
+        let setting = |name: &str| -> PyResult<Bound<'_, PyAny>> {
+            settings.get_item(name)?.ok_or_else(|| PyValueError::new_err(format!("no {name}")))
+        };
+        let settings = Settings {
+            chunk_concurrent_maximum: setting("chunk_concurrent_maximum")?.extract()?,
+            chunk_concurrent_minimum: setting("chunk_concurrent_minimum")?.extract()?,
+            validate_checksums: setting("validate_checksums")?.extract()?,
+        };
+        let store = Description::extract(store)?;
+        let process = Process::current()?;
+        if let Description::Remote(config) = &store {
+            // A setting that is not known must show now, while another road can still be chosen.
+            process.engine.remote(config).map_err(|error| errors::raise(&error))?;
+        }
+        let array = Mutex::new(None);
+        Ok(Self { process, layout, element, fill, store, settings, array })
+    }
+
+    /// Starts to read a batch.
+    ///
+    /// Parameters
+    /// ----------
+    /// batch_info : Iterable
+    ///     zarr's: byte getter, array spec, chunk selection, out selection, is complete.
+    /// out : numpy.ndarray
+    ///     Where the elements go; must not be touched before the batch has ended.
+    /// drop_axes : tuple[int, ...]
+    ///     Axes of the chunk selections that `out` does not have.
+    ///
+    /// Returns
+    /// -------
+    /// tuple[asyncio.Future, Running]
+    ///     The result, zarr's ``GetResult`` for each chunk; and the batch under way.
+    fn read<'py>(
+        &self,
+        batch_info: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyUntypedArray>,
+        drop_axes: Vec<usize>,
+    ) -> PyResult<(Bound<'py, PyAny>, Running)> {
+        let (batch, locals) = self.batch(batch_info, out, &drop_axes, true)?;
+        let engine = Arc::clone(&self.process.engine);
+        self.start(batch_info.py(), locals, batch, |batch| async move {
+            Outcome::Read(read(engine, batch).await)
+        })
+    }
+
+    /// Starts to write a batch; see `read`.
+    fn write<'py>(
+        &self,
+        batch_info: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyUntypedArray>,
+        drop_axes: Vec<usize>,
+    ) -> PyResult<(Bound<'py, PyAny>, Running)> {
+        let (batch, locals) = self.batch(batch_info, value, &drop_axes, false)?;
+        let engine = Arc::clone(&self.process.engine);
+        self.start(batch_info.py(), locals, batch, |batch| async move {
+            Outcome::Write(write(engine, batch).await)
+        })
+    }
+
+    /// How chunks are encoded, in one line.
+    #[getter]
+    fn layout(&self) -> String {
+        self.layout.describe()
+    }
+}
+
+impl NativeArray {
+    fn batch(
+        &self,
+        batch_info: &Bound<'_, PyAny>,
+        buffer: &Bound<'_, PyUntypedArray>,
+        drop_axes: &[usize],
+        reading: bool,
+    ) -> PyResult<(Batch, TaskLocals)> {
+        let py = batch_info.py();
+        let locals = TaskLocals::with_running_loop(py)?;
+        let array = self.array(py, &locals)?;
+        let batch = batch::parse(
+            &self.process,
+            &array,
+            &self.element,
+            &self.fill,
+            batch_info,
+            buffer,
+            drop_axes,
+            reading,
+        )?;
+        Ok((batch, locals))
+    }
+
+    fn array(&self, py: Python<'_>, locals: &TaskLocals) -> PyResult<Arc<Array>> {
+        let mut last = self.array.lock();
+        if let Some((on, array)) = &*last {
+            let same = on
+                .as_ref()
+                .is_none_or(|on| on.event_loop(py).is(&locals.event_loop(py)));
+            if same {
+                return Ok(Arc::clone(array));
+            }
+        }
+        let store = self.store.open(py, &self.process, locals)?;
+        let array = Arc::new(Array::new(store, self.layout.clone(), self.settings.clone()));
+        let on = matches!(self.store, Description::Foreign(_)).then(|| locals.clone());
+        *last = Some((on, Arc::clone(&array)));
+        Ok(array)
+    }
+
+    fn start<'py, F: Future<Output = Outcome> + Send + 'static>(
+        &self,
+        py: Python<'py>,
+        locals: TaskLocals,
+        batch: Batch,
+        run: impl FnOnce(Batch) -> F,
+    ) -> PyResult<(Bound<'py, PyAny>, Running)> {
+        let buffer = Arc::clone(&batch.buffer);
+        let (future, task) = spawn(py, &self.process, locals, run(batch))?;
+        Ok((future, Running { task, buffer, process: Arc::clone(&self.process) }))
+    }
+}
+
+#[pymethods]
+impl Running {
+    /// Stops the batch: no further request is made, those in flight are closed.
+    fn abort(&self) {
+        self.process.engine.stats().batches_cancelled.add(1);
+        self.task.abort();
+        self.buffer.close();
+    }
+
+    /// A future that is done when nothing touches the batch's array any more.
+    fn drained<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let locals = TaskLocals::with_running_loop(py)?;
+        let buffer = Arc::clone(&self.buffer);
+        let drained = async move {
+            buffer.closed().await;
+            Outcome::Drained
+        };
+        spawn(py, &self.process, locals, drained).map(|(future, _)| future)
+    }
+}
+
+/// Runs a future on the runtime; its outcome resolves a future of the running loop.
+fn spawn<'py>(
+    py: Python<'py>,
+    process: &Process,
+    locals: TaskLocals,
+    run: impl Future<Output = Outcome> + Send + 'static,
+) -> PyResult<(Bound<'py, PyAny>, AbortHandle)> {
+    let future = locals.event_loop(py).call_method0(intern!(py, "create_future"))?;
+    let clerk: Sender<Message> = process.clerk.clone();
+    let resolved = future.clone().unbind();
+    let task = process.spawn(async move {
+        let outcome = run.await;
+        // A clerk that has gone means an interpreter that has.
+        drop(clerk.send(Message::Done { locals, future: resolved, outcome }));
+    })?;
+    Ok((future, task))
+}
+
+fn layout(metadata: &serde_json::Value, element: &Element) -> Result<Layout, zarrs_async_core::Error> {
+    if metadata["zarr_format"] == 2 {
+        let ndim = metadata["shape"].as_array().map_or(0, Vec::len);
+        let fortran = metadata["order"] == "F";
+        return Layout::from_v2(&metadata["compressor"], &metadata["filters"], fortran, ndim, element);
+    }
+    Layout::from_v3(&metadata["codecs"], &metadata["data_type"], element.big_endian)
+}

@@ -1,0 +1,88 @@
+//! zarr's `batch_info` as the engine's batch, in one visit under the interpreter lock.
+
+use std::sync::Arc;
+
+use numpy::PyUntypedArray;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use zarrs_async_core::{Array, Batch, ChunkSpec, Element, Item, Spec};
+
+use crate::buffer::Memory;
+use crate::errors;
+use crate::indexing::{self, Outside};
+use crate::process::Process;
+
+/// Gap and size up to which byte ranges are merged, where zarr has no settings of its own for them.
+const COALESCE: (u64, u64) = (1 << 20, 16 << 20);
+
+/// What of an `ArraySpec` the engine needs, read once for each of them.
+struct Read<'py> {
+    python: Bound<'py, PyAny>,
+    spec: Arc<Spec>,
+}
+
+/// Reads `batch_info` for chunks of `array`.
+pub(crate) fn parse(
+    process: &Process,
+    array: &Arc<Array>,
+    element: &Element,
+    fill: &[u8],
+    batch_info: &Bound<'_, PyAny>,
+    buffer: &Bound<'_, PyUntypedArray>,
+    drop_axes: &[usize],
+    reading: bool,
+) -> PyResult<Batch> {
+    let py = batch_info.py();
+    let memory = Memory::of(buffer, reading, &process.clerk)?;
+    let outside =
+        Outside { shape: &memory.shape, strides: &memory.strides, broadcast: !reading };
+    let extent = memory.buffer.extent();
+    let mut items = Vec::with_capacity(batch_info.len().unwrap_or(0));
+    let mut read: Option<Read<'_>> = None;
+    let mut config = None;
+    for info in batch_info.try_iter()? {
+        let info = info?;
+        let info = info.cast::<PyTuple>()?;
+        let path: String = info.get_item(0)?.getattr(intern!(py, "path"))?.extract()?;
+        let python = info.get_item(1)?;
+        let spec = match read.take() {
+            Some(read) if read.python.is(&python) => read,
+            _ => {
+                config = Some(python.getattr(intern!(py, "config"))?);
+                let shape = python.getattr(intern!(py, "shape"))?.extract()?;
+                let chunk = ChunkSpec { shape, element: element.clone(), fill: fill.to_vec() };
+                let spec = array.spec(chunk).map_err(|error| errors::raise(&error))?;
+                Read { python, spec: Arc::new(spec) }
+            }
+        };
+        let shape = spec.spec.shape();
+        let chunk = info.get_item(2)?;
+        let out = info.get_item(3)?;
+        let selection = indexing::selection(&chunk, &out, shape, outside, drop_axes)?;
+        selection
+            .check(shape, element.size, extent.clone())
+            .map_err(|error| errors::raise(&error))?;
+        let complete = info.get_item(4)?.is_truthy()?;
+        items.push(Item { key: path.into(), spec: Arc::clone(&spec.spec), selection, complete });
+        read = Some(spec);
+    }
+    let setting = |name: &str, default: u64| -> PyResult<u64> {
+        match &config {
+            Some(config) if config.hasattr(name)? => config.getattr(name)?.extract(),
+            _ => Ok(default),
+        }
+    };
+    let write_empty_chunks = match &config {
+        Some(config) => config.getattr(intern!(py, "write_empty_chunks"))?.is_truthy()?,
+        None => false,
+    };
+    Ok(Batch {
+        array: Arc::clone(array),
+        items,
+        buffer: Arc::new(memory.buffer),
+        coalesce_gap: setting("sharding_coalesce_max_gap_bytes", COALESCE.0)?,
+        coalesce_max: setting("sharding_coalesce_max_bytes", COALESCE.1)?,
+        write_empty_chunks,
+    })
+}

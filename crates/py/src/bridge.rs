@@ -1,0 +1,228 @@
+//! Foreign stores: a Python store's own `get`, `set` and `delete`, awaited on its loop.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use pyo3_async_runtimes::TaskLocals;
+use tokio::sync::oneshot;
+use zarrs_async_core::{Error, ForeignStore, Part, StoreError, StoreErrorKind};
+
+use crate::buffer;
+use crate::clerk::Message;
+
+type Answer = Result<Option<Bytes>, PyErr>;
+
+/// One Python store on one event loop.
+pub(crate) struct PyStore {
+    store: Arc<Py<PyAny>>,
+    identity: u64,
+    name: String,
+    locals: TaskLocals,
+    realm: u64,
+    clerk: Sender<Message>,
+}
+
+/// A call for the clerk to take to the loop.
+pub(crate) struct Call {
+    pub(crate) locals: TaskLocals,
+    store: Arc<Py<PyAny>>,
+    operation: &'static str,
+    key: String,
+    part: Part,
+    bytes: Option<Bytes>,
+    reply: oneshot::Sender<Answer>,
+    task: Arc<Mutex<Option<Py<PyAny>>>>,
+    clerk: Sender<Message>,
+}
+
+/// Where the loop puts a foreign store's answer.
+#[pyclass(frozen, module = "zarrs_async._rust")]
+pub(crate) struct Reply {
+    sender: Mutex<Option<oneshot::Sender<Answer>>>,
+    task: Arc<Mutex<Option<Py<PyAny>>>>,
+    clerk: Sender<Message>,
+}
+
+impl std::fmt::Debug for PyStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PyStore").field(&self.name).finish()
+    }
+}
+
+impl PyStore {
+    pub(crate) fn new(
+        store: &Bound<'_, PyAny>,
+        locals: TaskLocals,
+        clerk: Sender<Message>,
+    ) -> PyResult<Self> {
+        let py = store.py();
+        // A class name is enough to find the store by; its `str` may hold a URL with a password.
+        let name = store.get_type().name()?.to_string();
+        let realm = locals.event_loop(py).as_ptr() as u64;
+        let identity = store.as_ptr() as u64;
+        Ok(Self { store: Arc::new(store.clone().unbind()), identity, name, locals, realm, clerk })
+    }
+
+    fn call(
+        &self,
+        operation: &'static str,
+        key: &str,
+        part: Part,
+        bytes: Option<Bytes>,
+    ) -> BoxFuture<'static, Result<Option<Bytes>, Error>> {
+        let (reply, answer) = oneshot::channel();
+        let task = Arc::new(Mutex::new(None));
+        let waiting = Waiting {
+            task: Arc::clone(&task),
+            locals: self.locals.clone(),
+            clerk: self.clerk.clone(),
+            answered: false,
+        };
+        let call = Call {
+            locals: self.locals.clone(),
+            store: Arc::clone(&self.store),
+            operation,
+            key: key.to_owned(),
+            part,
+            bytes,
+            reply,
+            task,
+            clerk: self.clerk.clone(),
+        };
+        // A clerk that has gone drops the call, and with it the sender.
+        self.clerk.send(Message::Call(call)).ok();
+        let (store, key) = (self.name.clone(), key.to_owned());
+        async move {
+            let mut waiting = waiting;
+            let answer = answer.await;
+            waiting.answered = true;
+            match answer {
+                Ok(Ok(bytes)) => Ok(bytes),
+                Ok(Err(error)) => Err(failure(operation, &key, &store, error)),
+                Err(_) => Err(Error::Stopped("its event loop has closed".into())),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl ForeignStore for PyStore {
+    fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    fn realm(&self) -> u64 {
+        self.realm
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn get(&self, key: &str, part: Part) -> BoxFuture<'static, Result<Option<Bytes>, Error>> {
+        self.call("get", key, part, None)
+    }
+
+    fn put(&self, key: &str, bytes: Bytes) -> BoxFuture<'static, Result<(), Error>> {
+        self.call("put", key, Part::Whole, Some(bytes)).map(|answer| answer.map(drop)).boxed()
+    }
+
+    fn delete(&self, key: &str) -> BoxFuture<'static, Result<(), Error>> {
+        self.call("delete", key, Part::Whole, None).map(|answer| answer.map(drop)).boxed()
+    }
+}
+
+impl Call {
+    /// Arguments for the loop: store, operation, key, range or bytes, and where the answer goes.
+    pub(crate) fn into_python(self, py: Python<'_>) -> PyResult<(Py<PyAny>, Py<Reply>)> {
+        let reply = Reply {
+            sender: Mutex::new(Some(self.reply)),
+            task: self.task,
+            clerk: self.clerk,
+        };
+        let reply = Py::new(py, reply)?;
+        let argument = match (&self.part, &self.bytes) {
+            (_, Some(bytes)) => PyBytes::new(py, bytes).into_any().unbind(),
+            (Part::Whole, None) => py.None(),
+            (Part::Range(range), None) => (range.start, range.end).into_pyobject(py)?.into_any().unbind(),
+            (Part::Suffix(len), None) => (*len).into_pyobject(py)?.into_any().unbind(),
+        };
+        let store = self.store.clone_ref(py);
+        let arguments = (store, self.operation, self.key, argument, reply.clone_ref(py));
+        Ok((arguments.into_pyobject(py)?.into_any().unbind(), reply))
+    }
+}
+
+#[pymethods]
+impl Reply {
+    /// Notes the task that is to be cancelled when nobody waits for the answer any more.
+    fn started(&self, task: Py<PyAny>) {
+        *self.task.lock() = Some(task);
+    }
+
+    /// Gives the answer: a contiguous buffer, or None for what is not there.
+    fn done(&self, answer: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let answer = answer.map(|answer| buffer::bytes(answer, &self.clerk)).transpose()?;
+        self.answer(Ok(answer));
+        Ok(())
+    }
+
+    /// Gives an exception for an answer.
+    fn failed(&self, error: &Bound<'_, PyAny>) {
+        self.answer(Err(PyErr::from_value(error.clone())));
+    }
+}
+
+impl Reply {
+    pub(crate) fn fail(&self, error: PyErr) {
+        self.answer(Err(error));
+    }
+
+    fn answer(&self, answer: Answer) {
+        drop(self.task.lock().take());
+        if let Some(sender) = self.sender.lock().take() {
+            // Nobody waits any more when the batch was cancelled.
+            drop(sender.send(answer));
+        }
+    }
+}
+
+/// Cancels the loop's task when the engine does not wait for it any more.
+struct Waiting {
+    task: Arc<Mutex<Option<Py<PyAny>>>>,
+    locals: TaskLocals,
+    clerk: Sender<Message>,
+    answered: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        if let Some(task) = self.task.lock().take() {
+            self.clerk.send(Message::Cancel { locals: self.locals.clone(), task }).ok();
+        }
+    }
+}
+
+fn failure(operation: &'static str, key: &str, store: &str, error: PyErr) -> Error {
+    StoreError {
+        kind: StoreErrorKind::Other,
+        operation,
+        key: key.into(),
+        store: store.into(),
+        status: None,
+        attempts: 1,
+        // Without the interpreter at hand the exception cannot be put in words; it is the cause.
+        reason: "the store raised an exception".into(),
+        source: Some(Arc::new(error)),
+    }
+    .into()
+}

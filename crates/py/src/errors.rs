@@ -1,0 +1,83 @@
+//! Engine errors as Python exceptions, in one place.
+
+use pyo3::exceptions::PyConnectionError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use zarrs_async_core::{BatchError, Error, StoreError, StoreErrorKind};
+
+/// The exception for an error outside any batch.
+pub(crate) fn raise(error: &Error) -> PyErr {
+    Python::attach(|py| exception(py, error).unwrap_or_else(|failed| failed))
+}
+
+/// The exception for what failed in a batch; the other keys are in its notes.
+pub(crate) fn raise_batch(py: Python<'_>, failed: &BatchError) -> PyErr {
+    let raised = exception(py, &failed.error).unwrap_or_else(|failed| failed);
+    if !failed.others.is_empty() {
+        let shown: Vec<String> = failed.others.iter().take(10).map(|key| format!("{key:?}")).collect();
+        let more = if failed.others.len() > shown.len() { ", …" } else { "" };
+        let note = format!(
+            "{} other chunks of this batch failed too: {}{more}",
+            failed.others.len(),
+            shown.join(", ")
+        );
+        // A note that cannot be added is not worth losing the exception for.
+        raised.value(py).call_method1(intern!(py, "add_note"), (note,)).ok();
+    }
+    raised
+}
+
+/// The exception for a process that is ending.
+pub(crate) fn shutdown() -> PyErr {
+    raise(&Error::Stopped("the interpreter is ending".into()))
+}
+
+fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    let details = PyDict::new(py);
+    let name = match error {
+        Error::Store(failure) => {
+            details.set_item("key", &*failure.key)?;
+            details.set_item("store", &*failure.store)?;
+            details.set_item("status", failure.status)?;
+            details.set_item("attempts", failure.attempts)?;
+            match failure.kind {
+                StoreErrorKind::Permission => "StorePermissionError",
+                StoreErrorKind::Timeout => "StoreTimeoutError",
+                StoreErrorKind::Changed => "StoreConflictError",
+                _ => "StoreError",
+            }
+        }
+        Error::Decode { key, codec, reason } | Error::Encode { key, codec, reason } => {
+            details.set_item("key", &**key)?;
+            details.set_item("codec", &**codec)?;
+            details.set_item("reason", &**reason)?;
+            if matches!(error, Error::Decode { .. }) { "ChunkDecodeError" } else { "ChunkEncodeError" }
+        }
+        Error::Unsupported(_) => "UnsupportedError",
+        Error::Stopped(_) => "ShutdownError",
+        _ => "InvalidBatchError",
+    };
+    let class = py.import(intern!(py, "zarrs_async.exceptions"))?.getattr(name)?;
+    let raised = PyErr::from_value(class.call((error.to_string(),), Some(&details))?);
+    if let Error::Store(failure) = error {
+        raised.set_cause(py, Some(cause(py, failure)));
+    }
+    Ok(raised)
+}
+
+/// What the store itself raised, or its words.
+fn cause(py: Python<'_>, failure: &StoreError) -> PyErr {
+    if let Some(source) = &failure.source {
+        if let Some(raised) = source.downcast_ref::<PyErr>() {
+            return raised.clone_ref(py);
+        }
+        if let Some(io) = source.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error().map_or_else(
+                || std::io::Error::from(io.kind()).into(),
+                |code| std::io::Error::from_raw_os_error(code).into(),
+            );
+        }
+    }
+    PyConnectionError::new_err(failure.reason.to_string())
+}

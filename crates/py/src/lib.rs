@@ -1,0 +1,26 @@
+//! Python bindings of the engine: translation only.
+//!
+//! The interpreter is entered twice for each batch: to parse it (`batch`), and to hand over its result
+//! (`clerk`). In between, nothing here touches a Python object.
+
+mod array;
+mod batch;
+mod bridge;
+mod buffer;
+mod clerk;
+mod errors;
+mod indexing;
+mod process;
+mod store;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _rust {
+    #[pymodule_export]
+    use super::array::{NativeArray, Running};
+    #[pymodule_export]
+    use super::bridge::Reply;
+    #[pymodule_export]
+    use super::process::{configure, shutdown, stats};
+}

@@ -1,0 +1,139 @@
+//! What a process has one of: the runtime, the engine and the clerk; made late, and anew after a fork.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tokio::runtime::Runtime;
+use zarrs_async_core::{Engine, Limits};
+
+use crate::clerk::{self, Message};
+use crate::errors;
+
+/// Threads that wait for sockets; they never decode, so two serve hundreds of requests.
+const IO_THREADS: usize = 2;
+/// How long the end of the interpreter waits for what is under way.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
+static PROCESS: ArcSwapOption<Process> = ArcSwapOption::const_empty();
+
+/// The runtime, the engine and the clerk of one process.
+pub(crate) struct Process {
+    pid: u32,
+    runtime: Option<Runtime>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) clerk: Sender<Message>,
+}
+
+impl Process {
+    /// The one of this process, made if there is none or if it is a parent's.
+    pub(crate) fn current() -> PyResult<Arc<Self>> {
+        let pid = std::process::id();
+        let seen = PROCESS.load_full();
+        if let Some(process) = &seen {
+            if process.pid == pid {
+                return Ok(Arc::clone(process));
+            }
+        }
+        let made = Arc::new(Self::new(pid, default_limits())?);
+        let before = PROCESS.compare_and_swap(&seen, Some(Arc::clone(&made)));
+        match (&*before, &seen) {
+            // Another thread was faster.
+            (Some(other), _) if other.pid == pid => Ok(Arc::clone(other)),
+            (Some(parents), _) => {
+                // The parent's threads are not in this process: nothing of theirs can be ended here.
+                #[expect(clippy::mem_forget, reason = "dropping it would wait for threads that are gone")]
+                std::mem::forget(Arc::clone(parents));
+                Ok(made)
+            }
+            (None, _) => Ok(made),
+        }
+    }
+
+    fn new(pid: u32, limits: Limits) -> PyResult<Self> {
+        let engine = Engine::new(limits).map_err(|error| errors::raise(&error))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("zarrs-async-io")
+            .enable_all()
+            .build()?;
+        let clerk = clerk::start(Arc::clone(&engine))?;
+        Ok(Self { pid, runtime: Some(runtime), engine, clerk })
+    }
+
+    /// Starts a task; an error once the interpreter ends.
+    pub(crate) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> PyResult<tokio::task::AbortHandle> {
+        let runtime = self.runtime.as_ref().ok_or_else(errors::shutdown)?;
+        Ok(runtime.spawn(task).abort_handle())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Sets the process-wide bounds.
+///
+/// Parameters
+/// ----------
+/// threads : int
+///     Threads that decode and encode.
+/// requests : int
+///     Requests in flight at most.
+/// memory_bytes : int
+///     Bytes of encoded and decoded data in memory at most.
+/// shard_index_cache_bytes : int
+///     Bytes of decoded shard indexes kept at most.
+#[pyfunction]
+pub(crate) fn configure(
+    py: Python<'_>,
+    threads: usize,
+    requests: usize,
+    memory_bytes: u64,
+    shard_index_cache_bytes: usize,
+) -> PyResult<()> {
+    let limits = Limits { threads, requests, memory_bytes, shard_index_cache_bytes };
+    let process = Process::current()?;
+    py.detach(|| process.engine.resize(limits)).map_err(|error| errors::raise(&error))
+}
+
+/// The engine's counters since the process began.
+#[pyfunction]
+pub(crate) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let counters = PyDict::new(py);
+    for (name, value) in Process::current()?.engine.stats().snapshot() {
+        counters.set_item(name, value)?;
+    }
+    Ok(counters)
+}
+
+/// Ends what is under way, within a bounded time; for the end of the interpreter.
+#[pyfunction]
+pub(crate) fn shutdown(py: Python<'_>) {
+    let Some(process) = PROCESS.swap(None).filter(|process| process.pid == std::process::id()) else {
+        return;
+    };
+    py.detach(|| {
+        if let Ok(mut process) = Arc::try_unwrap(process) {
+            if let Some(runtime) = process.runtime.take() {
+                runtime.shutdown_timeout(SHUTDOWN);
+            }
+        }
+    });
+}
+
+/// Until the first pipeline says otherwise.
+fn default_limits() -> Limits {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Limits { threads, requests: 128, memory_bytes: 1 << 30, shard_index_cache_bytes: 64 << 20 }
+}

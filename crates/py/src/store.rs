@@ -1,0 +1,82 @@
+//! A store as Python describes it, as the engine's.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use pyo3_async_runtimes::TaskLocals;
+use zarrs_async_core::{LocalStore, RemoteConfig, RemoteKind, Store};
+
+use crate::bridge::PyStore;
+use crate::errors;
+use crate::process::Process;
+
+/// What `zarrs_async._stores` made of a zarr store.
+#[derive(Clone)]
+pub(crate) enum Description {
+    Local { root: PathBuf, direct_io: bool },
+    Remote(RemoteConfig),
+    Foreign(Arc<Py<PyAny>>),
+}
+
+impl Description {
+    pub(crate) fn extract(description: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let get = |name: &str| description.get_item(name);
+        if let Some(store) = get("foreign")? {
+            return Ok(Self::Foreign(Arc::new(store.unbind())));
+        }
+        if let Some(root) = get("root")? {
+            let direct_io = get("direct_io")?.is_some_and(|value| value.is_truthy().unwrap_or(false));
+            return Ok(Self::Local { root: root.extract()?, direct_io });
+        }
+        let text = |name: &str| -> PyResult<String> {
+            get(name)?.map_or_else(|| Ok(String::new()), |value| value.extract())
+        };
+        let pairs = |name: &str| -> PyResult<Vec<(String, String)>> {
+            get(name)?.map_or_else(|| Ok(Vec::new()), |value| value.extract())
+        };
+        let number = |name: &str| -> PyResult<Option<u64>> {
+            get(name)?.map_or(Ok(None), |value| value.extract())
+        };
+        let kind = match text("kind")?.as_str() {
+            "s3" => RemoteKind::S3,
+            "gcs" => RemoteKind::Gcs,
+            "azure" => RemoteKind::Azure,
+            _ => RemoteKind::Http,
+        };
+        Ok(Self::Remote(RemoteConfig {
+            kind,
+            url: text("url")?,
+            prefix: text("prefix")?,
+            options: pairs("options")?,
+            client_options: pairs("client_options")?,
+            headers: get("headers")?.map_or_else(|| Ok(Vec::new()), |value| value.extract())?,
+            from_env: get("from_env")?.is_some_and(|value| value.is_truthy().unwrap_or(false)),
+            max_retries: number("max_retries")?.and_then(|retries| usize::try_from(retries).ok()),
+            retry_timeout_ms: number("retry_timeout_ms")?,
+            backoff_ms: get("backoff_ms")?.map_or(Ok(None), |value| value.extract())?,
+        }))
+    }
+
+    /// The engine's store; a foreign one is called on the loop of `locals`.
+    pub(crate) fn open(
+        &self,
+        py: Python<'_>,
+        process: &Process,
+        locals: &TaskLocals,
+    ) -> PyResult<Store> {
+        Ok(match self {
+            Self::Local { root, direct_io } => {
+                Store::Local(Arc::new(LocalStore::new(root, *direct_io)))
+            }
+            Self::Remote(config) => Store::Remote(
+                process.engine.remote(config).map_err(|error| errors::raise(&error))?,
+            ),
+            Self::Foreign(store) => {
+                let store = PyStore::new(store.bind(py), locals.clone(), process.clerk.clone())?;
+                Store::Foreign(Arc::new(store))
+            }
+        })
+    }
+}

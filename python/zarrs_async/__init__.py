@@ -1,0 +1,11 @@
+"""An asyncio-native codec pipeline for zarr-python, with its engine in Rust.
+
+>>> import zarr
+>>> zarr.config.set({"codec_pipeline.path": "zarrs_async.ZarrsAsyncCodecPipeline"})  # doctest: +SKIP
+"""
+
+from zarrs_async import exceptions
+from zarrs_async._stats import stats
+from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
+
+__all__ = ["ZarrsAsyncCodecPipeline", "exceptions", "stats"]

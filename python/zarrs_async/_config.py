@@ -1,0 +1,142 @@
+"""``zarr.config`` read once into values that are checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zarr.core.config import config
+
+from zarrs_async.exceptions import ConfigError
+
+_MIB = 1 << 20
+_REQUESTS = 128
+"""Requests in flight where nothing is set: what hides 100 ms of latency at a gigabit of 100 KiB chunks."""
+_MOST_MEMORY = 1024 * _MIB
+_INDEX_CACHE = 64 * _MIB
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one pipeline, and the process-wide bounds as it would have them.
+
+    Attributes
+    ----------
+    threads : int
+        Threads that decode and encode.
+    requests : int
+        Requests in flight at most, process-wide.
+    memory_bytes : int
+        Bytes of encoded and decoded chunks in memory at most, process-wide.
+    shard_index_cache_bytes : int
+        Bytes of decoded shard indexes kept at most, process-wide.
+    chunk_concurrent_maximum : int or None
+        Chunks of the pipeline in flight at most; None for no bound of its own.
+    chunk_concurrent_minimum : int
+        Chunks in flight before one chunk gets several threads.
+    validate_checksums : bool
+        Whether checksums are compared.
+    direct_io : bool
+        Whether local files are read and written past the page cache.
+    strict : bool
+        Whether an array that the engine cannot do is an error.
+    """
+
+    threads: int
+    requests: int
+    memory_bytes: int
+    shard_index_cache_bytes: int
+    chunk_concurrent_maximum: int | None
+    chunk_concurrent_minimum: int
+    validate_checksums: bool
+    direct_io: bool
+    strict: bool
+
+    @classmethod
+    def from_config(cls) -> Options:
+        """Read ``zarr.config``.
+
+        Raises
+        ------
+        ConfigError
+            When an option has a value that is not allowed.
+        """
+        workers = _count("threading.max_workers")
+        return cls(
+            threads=workers or usable_cpus(),
+            requests=_count("codec_pipeline.request_concurrent_maximum") or _REQUESTS,
+            memory_bytes=_count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes(),
+            shard_index_cache_bytes=_count(
+                "codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE
+            ),
+            chunk_concurrent_maximum=_count("codec_pipeline.chunk_concurrent_maximum") or None,
+            chunk_concurrent_minimum=_count("codec_pipeline.chunk_concurrent_minimum", default=4),
+            validate_checksums=_flag("codec_pipeline.validate_checksums", default=True),
+            direct_io=_flag("codec_pipeline.direct_io", default=False),
+            strict=_flag("codec_pipeline.strict", default=False),
+        )
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def automatic_memory_bytes() -> int:
+    """Give a quarter of the memory that this process may use, at most 1 GiB."""
+    return min(_usable_memory() // 4, _MOST_MEMORY)
+
+
+def _usable_memory() -> int:
+    """Bytes of memory that the machine has, or the control group allows, whichever is less."""
+    amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _cgroup_limits():
+        try:
+            amounts.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            # No such file, or the word "max".
+            continue
+    return min(amount for amount in amounts if amount > 0)
+
+
+def _cgroup_limits() -> list[Path]:
+    """Files that may hold a limit: of this control group and of each above it, versions 2 and 1."""
+    root = Path("/sys/fs/cgroup")
+    files = [root / "memory.max", root / "memory/memory.limit_in_bytes"]
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return files
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        names = Path(group.lstrip("/"))
+        for above in (names, *names.parents):
+            if controllers == "":
+                files.append(root / above / "memory.max")
+            elif "memory" in controllers.split(","):
+                files.append(root / "memory" / above / "memory.limit_in_bytes")
+    return files
+
+
+def _count(name: str, *, least: int = 1, default: int = 0) -> int:
+    value: Any = config.get(name, None)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 63:
+        msg = f"{name} is {value!r}, but must be an integer of at least {least}, or None for automatic"
+        raise ConfigError(msg)
+    return value
+
+
+def _flag(name: str, *, default: bool) -> bool:
+    value: Any = config.get(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        msg = f"{name} is {value!r}, but must be True, False, or None for {default}"
+        raise ConfigError(msg)
+    return value

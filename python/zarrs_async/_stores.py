@@ -1,0 +1,176 @@
+"""A zarr store as the engine opens it: natively where everything can be carried over, else bridged.
+
+Native are local files and what ``object_store`` speaks. A store is only opened natively when each of its
+settings is known here: it is never opened with other credentials than its own. Everything else is
+*foreign*: its own ``get``, ``set`` and ``delete`` are awaited.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from zarr.storage import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zarr.abc.store import Store
+
+type_Description = dict[str, Any]
+
+_KINDS = {"S3Store": "s3", "GCSStore": "gcs", "AzureStore": "azure", "HTTPStore": "http"}
+_S3FS_OPTIONS = {"anon", "asynchronous", "client_kwargs", "endpoint_url", "key", "loop", "secret", "token"}
+_S3FS_CLIENT_OPTIONS = {"endpoint_url", "region_name"}
+
+
+def describe(store: Store, *, direct_io: bool = False) -> type_Description:
+    """Say where a store's objects are.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Any zarr store.
+    direct_io : bool
+        Whether local files are read and written past the page cache.
+
+    Returns
+    -------
+    dict
+        With ``root`` a local store, with ``kind`` a remote one, with ``foreign`` the store itself.
+    """
+    # Subclasses may do anything, so only the classes themselves are taken for what they are.
+    name = f"{type(store).__module__}.{type(store).__name__}"
+    native: type_Description | None = None
+    if type(store) is LocalStore:
+        native = _local(store.root, direct_io=direct_io)
+    elif name == "zarr.storage._obstore.ObjectStore":
+        native = _obstore(getattr(store, "store", None), direct_io=direct_io)
+    elif name == "zarr.storage._fsspec.FsspecStore":
+        native = _fsspec(store, direct_io=direct_io)
+    return native if native is not None else {"foreign": store}
+
+
+def is_native(description: Mapping[str, Any]) -> bool:
+    """Tell whether the engine itself reads and writes the store."""
+    return "foreign" not in description
+
+
+def _local(root: object, *, direct_io: bool) -> type_Description:
+    return {"root": str(root), "direct_io": direct_io}
+
+
+def _obstore(store: Any, *, direct_io: bool) -> type_Description | None:  # noqa: ANN401  # obstore need not be there
+    name = type(store).__name__
+    if type(store).__module__ != "obstore.store":
+        return None
+    if name == "LocalStore":
+        return None if store.prefix is None else _local(store.prefix, direct_io=direct_io)
+    if name not in _KINDS or getattr(store, "credential_provider", None) is not None:
+        return None
+    client_options = dict(store.client_options or {})
+    headers = client_options.pop("default_headers", {})
+    description = {
+        "kind": _KINDS[name],
+        "from_env": True,
+        "url": store.url if name == "HTTPStore" else "",
+        "prefix": getattr(store, "prefix", None) or "",
+        "options": _texts(getattr(store, "config", None) or {}),
+        "client_options": _texts(client_options),
+        "headers": [(key, _bytes(value)) for key, value in headers.items()],
+        **_retries(store.retry_config or {}),
+    }
+    if _has_odd_values(description):
+        return None
+    return description
+
+
+def _retries(retry: Mapping[str, Any]) -> type_Description:
+    description: type_Description = {}
+    if "max_retries" in retry:
+        description["max_retries"] = retry["max_retries"]
+    if "retry_timeout" in retry:
+        description["retry_timeout_ms"] = _milliseconds(retry["retry_timeout"])
+    if backoff := retry.get("backoff"):
+        description["backoff_ms"] = (
+            _milliseconds(backoff["init_backoff"]),
+            _milliseconds(backoff["max_backoff"]),
+            round(1000 * backoff["base"]),
+        )
+    return description
+
+
+def _fsspec(store: Any, *, direct_io: bool) -> type_Description | None:  # noqa: ANN401  # fsspec need not be there
+    from zarr.storage._fsspec import ALLOWED_EXCEPTIONS  # noqa: PLC0415  # imports fsspec
+
+    filesystem = getattr(store.fs, "sync_fs", store.fs)
+    name = f"{type(filesystem).__module__}.{type(filesystem).__name__}"
+    if store.allowed_exceptions != ALLOWED_EXCEPTIONS:
+        return None
+    options = dict(filesystem.storage_options)
+    if name == "fsspec.implementations.local.LocalFileSystem":
+        return _local(store.path, direct_io=direct_io) if not options else None
+    if name == "fsspec.implementations.http.HTTPFileSystem":
+        if not store.path.startswith(("http://", "https://")) or "?" in store.path:
+            return None
+        if set(options) - {"asynchronous", "loop"}:
+            return None
+        return {"kind": "http", "url": store.path, "client_options": [("allow_http", "true")]}
+    if name == "s3fs.core.S3FileSystem":
+        return _s3fs(store.path, options)
+    return None
+
+
+def _s3fs(path: str, options: dict[str, Any]) -> type_Description | None:
+    client = options.get("client_kwargs") or {}
+    if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
+        return None
+    bucket, _, prefix = path.partition("/")
+    settings = {"aws_bucket": bucket, "aws_region": client.get("region_name") or "us-east-1"}
+    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    if endpoint:
+        settings["aws_endpoint"] = endpoint
+    if options.get("anon"):
+        settings["aws_skip_signature"] = "true"
+    elif options.get("key") and options.get("secret"):
+        settings["aws_access_key_id"] = options["key"]
+        settings["aws_secret_access_key"] = options["secret"]
+        if options.get("token"):
+            settings["aws_session_token"] = options["token"]
+    else:
+        # boto would look for credentials in places of its own.
+        return None
+    allow_http = "true" if str(endpoint).startswith("http://") else "false"
+    return {
+        "kind": "s3",
+        "prefix": prefix.strip("/"),
+        "options": _texts(settings),
+        "client_options": [("allow_http", allow_http)],
+    }
+
+
+def _texts(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted((key, _text(value)) for key, value in settings.items())
+
+
+def _text(value: Any) -> Any:  # noqa: ANN401  # what is not known stays as it is, and is refused
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, timedelta):
+        return f"{_milliseconds(value)}ms"
+    if isinstance(value, (int, float)):
+        return str(value)
+    return value
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return round(1000 * duration.total_seconds())
+
+
+def _has_odd_values(description: type_Description) -> bool:
+    pairs = description["options"] + description["client_options"]
+    return any(not isinstance(value, str) for _, value in pairs)

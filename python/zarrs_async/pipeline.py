@@ -1,0 +1,377 @@
+"""zarr's contract: the one place that chooses between the engine and zarr's own pipeline.
+
+A pipeline is made in one of two ways. With an array's metadata and its store, which is what opening an
+array does, batches go to the engine. From codecs alone, which zarr's sharding codec does for its own
+needs, there is no store to read from, and everything is zarr's default pipeline's, which knows how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from zarr.abc.codec import CodecPipeline
+from zarr.codecs._v2 import V2Codec
+from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.core.metadata import ArrayV2Metadata
+from zarr.errors import ZarrUserWarning
+from zarr.storage import StorePath
+
+from zarrs_async import _rust
+from zarrs_async._config import Options
+from zarrs_async._stats import count_fallback
+from zarrs_async._stores import describe
+from zarrs_async.exceptions import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from zarr.abc.codec import Codec
+    from zarr.abc.store import ByteGetter, ByteSetter, Store
+    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.indexing import SelectorTuple
+    from zarr.core.metadata import ArrayMetadata
+
+    Item = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
+    WriteItem = tuple[ByteSetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
+
+_OPAQUE = "mMVSU"
+_generation = 0
+
+
+def _after_fork() -> None:
+    global _generation  # noqa: PLW0603  # one number for the process
+    _generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True)
+class _Native:
+    """The engine's array for one store, made in one process."""
+
+    store: Store
+    generation: int
+    array: _rust.NativeArray | None
+    cause: str
+
+
+@dataclass
+class ZarrsAsyncCodecPipeline(CodecPipeline):
+    """Reads and writes batches of chunks in Rust, awaited by asyncio.
+
+    Not made by hand: set ``zarr.config``'s ``codec_pipeline.path`` to
+    ``zarrs_async.ZarrsAsyncCodecPipeline``, and use zarr as always.
+
+    Attributes
+    ----------
+    default : BatchedCodecPipeline
+        zarr's own pipeline with the same codecs, for what the engine does not do.
+    metadata : ArrayMetadata or None
+        The array's metadata; None when the pipeline was made from codecs alone.
+    store : Store or None
+        The array's store.
+    options : Options
+        The options as they were when the pipeline was made, or unpickled.
+    """
+
+    default: BatchedCodecPipeline
+    metadata: ArrayMetadata | None = None
+    store: Store | None = None
+    options: Options = field(default_factory=Options.from_config, compare=False)
+    _native: _Native | None = field(default=None, init=False, repr=False, compare=False)
+
+    __module__ = "zarrs_async"
+
+    @classmethod
+    def from_codecs(cls, codecs: Iterable[Codec]) -> Self:
+        """Make a pipeline without a store: zarr's default pipeline under another name."""
+        return cls(default=BatchedCodecPipeline.from_codecs(codecs))
+
+    @classmethod
+    def from_array_metadata_and_store(cls, array_metadata: ArrayMetadata, store: Store) -> Self:
+        """Make the pipeline of an array.
+
+        Parameters
+        ----------
+        array_metadata : ArrayMetadata
+            Of Zarr v2 or v3.
+        store : Store
+            Where the chunks are.
+
+        Raises
+        ------
+        ConfigError
+            When an option in ``zarr.config`` has a value that is not allowed.
+        """
+        made = cls(default=_default(array_metadata), metadata=array_metadata, store=store)
+        _apply(made.options)
+        return made
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
+        """Fill in what codecs infer from an array's spec."""
+        evolved = type(self)(
+            default=self.default.evolve_from_array_spec(array_spec),
+            metadata=self.metadata,
+            store=self.store,
+            options=self.options,
+        )
+        evolved._native = self._native
+        return evolved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"default": self.default, "metadata": self.metadata, "store": self.store}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.options = Options.from_config()
+        self._native = None
+        if self.store is not None:
+            _apply(self.options)
+
+    def __iter__(self) -> Iterator[Codec]:
+        return iter(self.default)
+
+    @property
+    def supports_partial_decode(self) -> bool:
+        """Whether a part of a chunk can be read without the rest."""
+        return self.default.supports_partial_decode
+
+    @property
+    def supports_partial_encode(self) -> bool:
+        """Whether a part of a chunk can be written without the rest."""
+        return self.default.supports_partial_encode
+
+    def validate(self, **kwargs: Any) -> None:
+        """Check that the codecs go with an array; see ``zarr.abc.codec.CodecPipeline.validate``."""
+        self.default.validate(**kwargs)
+
+    def compute_encoded_size(self, byte_length: int, array_spec: ArraySpec) -> int:
+        """Give the bytes that `byte_length` bytes become; an error where that varies."""
+        return self.default.compute_encoded_size(byte_length, array_spec)
+
+    async def decode(
+        self, chunk_bytes_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
+    ) -> Iterable[NDBuffer | None]:
+        """Decode chunks that are in memory, by zarr's default pipeline."""
+        return await self.default.decode(chunk_bytes_and_specs)
+
+    async def encode(
+        self, chunk_arrays_and_specs: Iterable[tuple[NDBuffer | None, ArraySpec]]
+    ) -> Iterable[Buffer | None]:
+        """Encode chunks that are in memory, by zarr's default pipeline."""
+        return await self.default.encode(chunk_arrays_and_specs)
+
+    async def read(
+        self,
+        batch_info: Iterable[Item],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> tuple[Any, ...]:
+        """Read chunks into `out`.
+
+        Returns
+        -------
+        tuple
+            zarr's ``GetResult`` of each chunk.
+
+        Raises
+        ------
+        StoreError, ChunkDecodeError
+            When a chunk cannot be read; only what the store says is not there becomes the fill value.
+        UnsupportedError
+            Under ``strict``, when the engine cannot do this array.
+        """
+        batch = list(batch_info)
+        if not batch:
+            return ()
+        native = self._engine_for(batch, out)
+        if native is None:
+            results = await self.default.read(batch, out, drop_axes)
+            return results if results is not None else ()
+        array = out.as_ndarray_like()
+        dtype = _dtype(self.metadata)
+        if array.dtype == dtype and array.flags.writeable:
+            return await _run(native.read, batch, array, drop_axes)
+        # numpy converts on assignment, and so does a pipeline.
+        converted = np.empty(array.shape, dtype=dtype)
+        results = await _run(native.read, batch, converted, drop_axes)
+        array[...] = converted
+        return results
+
+    async def write(
+        self,
+        batch_info: Iterable[WriteItem],
+        value: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
+    ) -> None:
+        """Write `value` to chunks, merging with what is stored where a chunk is written in part.
+
+        Raises
+        ------
+        StoreError, ChunkDecodeError, ChunkEncodeError
+            When a chunk cannot be written, or the stored one not be read to merge with.
+        UnsupportedError
+            Under ``strict``, when the engine cannot do this array.
+        """
+        batch = list(batch_info)
+        if not batch:
+            return
+        native = self._engine_for(batch, value)
+        if native is None:
+            await self.default.write(batch, value, drop_axes)
+            return
+        getter = batch[0][0]
+        if isinstance(getter, StorePath):
+            getter.store._check_writable()  # noqa: SLF001  # what its own `set` would call
+        array = np.asarray(value.as_ndarray_like(), dtype=_dtype(self.metadata))
+        await _run(native.write, batch, array, drop_axes)
+
+    def _engine_for(self, batch: list[Any], buffer: NDBuffer) -> _rust.NativeArray | None:
+        """Give the engine's array for a batch, or None (counted and said) where there is none."""
+        getter = batch[0][0]
+        if self.metadata is None or not isinstance(getter, StorePath):
+            # Not an array's batch: zarr's own codecs call each other.
+            return None
+        native = self._native
+        if native is None or native.store is not getter.store or native.generation != _generation:
+            native = self._native = self._make(getter.store)
+        cause = native.cause
+        if native.array is not None:
+            if isinstance(buffer.as_ndarray_like(), np.ndarray):
+                return native.array
+            cause = f"buffers of {type(buffer).__name__}"
+        if self.options.strict:
+            msg = f"zarrs_async does not support {cause}, and codec_pipeline.strict is set"
+            raise UnsupportedError(msg)
+        if count_fallback(cause):
+            warnings.warn(
+                f"zarrs_async does not support {cause}: zarr's default pipeline does this array",
+                category=ZarrUserWarning,
+                stacklevel=3,
+            )
+        return None
+
+    def _make(self, store: Store) -> _Native:
+        metadata = self.metadata
+        if metadata is None:
+            return _Native(store, _generation, None, "pipelines without metadata")
+        try:
+            array = _native_array(metadata, store, self.options)
+        except NotImplementedError as unsupported:
+            return _Native(store, _generation, None, str(unsupported))
+        return _Native(store, _generation, array, "")
+
+
+async def _run(start: Any, batch: list[Any], array: Any, drop_axes: tuple[int, ...]) -> Any:  # noqa: ANN401  # the engine's words
+    future, running = start(batch, array, drop_axes)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        running.abort()
+        await _drained(running)
+        raise
+    except GeneratorExit:
+        # The loop has closed and nothing can be awaited; the engine holds the array while it needs it.
+        running.abort()
+        raise
+
+
+async def _drained(running: _rust.Running) -> None:
+    """Wait until nothing touches the batch's array any more, however often we are cancelled."""
+    while True:
+        try:
+            await running.drained()
+        except asyncio.CancelledError:
+            continue
+        return
+
+
+def _apply(options: Options) -> None:
+    _rust.configure(
+        options.threads,
+        options.requests,
+        options.memory_bytes,
+        options.shard_index_cache_bytes,
+    )
+
+
+def _dtype(metadata: ArrayMetadata | None) -> np.dtype[Any]:
+    assert metadata is not None  # noqa: S101  # only batches with metadata come here
+    dtype: np.dtype[Any] = metadata.dtype.to_native_dtype()
+    return dtype
+
+
+def _default(metadata: ArrayMetadata) -> BatchedCodecPipeline:
+    """Make zarr's own pipeline as zarr would have made it."""
+    if isinstance(metadata, ArrayV2Metadata):
+        codecs: Any = [V2Codec(filters=metadata.filters, compressor=metadata.compressor)]
+        shape, config = metadata.chunks, ArrayConfig.from_dict({"order": metadata.order})
+    else:
+        codecs = metadata.codecs
+        shape = getattr(metadata.chunk_grid, "chunk_shape", (1,) * len(metadata.shape))
+        config = ArrayConfig.from_dict({})
+    spec = ArraySpec(
+        shape=shape,
+        dtype=metadata.dtype,
+        fill_value=metadata.fill_value,
+        config=config,
+        prototype=default_buffer_prototype(),
+    )
+    return BatchedCodecPipeline.from_codecs(codecs).evolve_from_array_spec(spec)
+
+
+def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _rust.NativeArray:
+    """Make the engine's array.
+
+    Raises
+    ------
+    NotImplementedError
+        With the cause, when the engine cannot do it.
+    """
+    dtype = _dtype(metadata)
+    if dtype.kind not in "biufc" + _OPAQUE or dtype.itemsize == 0 or dtype.names is not None:
+        msg = f"data type {dtype}"
+        raise UnsupportedError(msg)
+    kind = {"f": "float", "c": "complex"}.get(dtype.kind, "bits")
+    # Bytes of what a change of byte order reverses: halves of complex numbers, characters of text.
+    units = {"c": dtype.itemsize // 2, "U": 4, "S": 1, "V": 1}
+    unit = units.get(dtype.kind, dtype.itemsize)
+    big = not np.dtype(dtype).newbyteorder("=").isnative if dtype.byteorder == "=" else dtype.byteorder == ">"
+    if dtype.itemsize > 8 and kind == "float":  # noqa: PLR2004  # extended precision has padding
+        msg = f"data type {dtype}"
+        raise UnsupportedError(msg)
+    fill = metadata.fill_value
+    if fill is None:
+        fill = metadata.dtype.default_scalar()
+    return _rust.NativeArray(
+        json.dumps(metadata.to_dict(), default=_json),
+        (dtype.itemsize, kind, unit, big),
+        np.array(fill, dtype=dtype).tobytes(),
+        describe(store, direct_io=options.direct_io),
+        {
+            "chunk_concurrent_maximum": options.chunk_concurrent_maximum,
+            "chunk_concurrent_minimum": options.chunk_concurrent_minimum,
+            "validate_checksums": options.validate_checksums,
+        },
+    )
+
+
+def _json(value: Any) -> Any:  # noqa: ANN401  # whatever metadata holds
+    """Put numcodecs' codecs and other odd values in JSON's words."""
+    if hasattr(value, "get_config"):
+        return value.get_config()
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value)

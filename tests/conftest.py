@@ -1,0 +1,65 @@
+"""Fixtures: the servers, a clean configuration for every test, and our pipeline switched on."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import pytest
+import zarr
+
+from support.servers import RangeServer, S3Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import ModuleType
+
+PIPELINE_PATH = "zarrs_async.ZarrsAsyncCodecPipeline"
+
+
+@pytest.fixture(autouse=True)
+def _clean_zarr_config() -> Iterator[None]:
+    """Return zarr's configuration to its defaults after the test."""
+    yield
+    zarr.config.reset()
+
+
+@pytest.fixture(scope="session")
+def range_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+    """Start one range server for the session; tests take `range_server`."""
+    with RangeServer(tmp_path_factory.mktemp("range_process")) as server:
+        yield server
+
+
+@pytest.fixture
+def range_server(range_process: RangeServer, tmp_path: Path) -> RangeServer:
+    """Give the range server an empty root of the test's own, at a new URL, and all counts at zero."""
+    root = tmp_path / "served"
+    root.mkdir()
+    range_process.serve(root)
+    return range_process
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Start a real S3 server for the session; take a `new_prefix()` of it for each test."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def pipeline() -> ModuleType:
+    """Switch our pipeline on for the test, and return `zarrs_async`."""
+    zarr.config.set({"codec_pipeline.path": PIPELINE_PATH})
+    # Imported here: tests of the servers need no built extension.
+    return importlib.import_module("zarrs_async")
+
+
+@pytest.fixture
+def native(pipeline: ModuleType) -> Iterator[ModuleType]:
+    """Like `pipeline`, and the test fails if any batch fell back."""
+    before = pipeline.stats()
+    yield pipeline
+    after = pipeline.stats()
+    assert after["fallback_batches"] == before["fallback_batches"], after["fallback_causes"]

@@ -1,0 +1,120 @@
+"""Rules: which requests are spoiled, and how. The same class describes a rule to a test and to the server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from .message import Response
+from .site import answer
+
+if TYPE_CHECKING:
+    from .files import Directory
+    from .message import Request
+
+Action = Literal["delay", "status", "reset", "truncate", "stall", "ignore_range", "refuse_suffix", "no_etag", "replace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What happens to the requests that match.
+
+    Parameters
+    ----------
+    action
+        - ``delay``: answer after `delay_ms` in place of the server's latency;
+        - ``status``: answer with `status` and `headers`;
+        - ``reset``: end the connection with a TCP reset;
+        - ``truncate``: send the head and `nbytes` of the body, then close the connection;
+        - ``stall``: send the head and `nbytes` of the body, then nothing more;
+        - ``ignore_range``: answer 200 with the whole object;
+        - ``refuse_suffix``: answer ``bytes=-n`` with `status`; matches suffix ranges only;
+        - ``no_etag``: leave the ETag out;
+        - ``replace``: answer, then put the file `source` in the object's place, or delete the object.
+    path
+        Regular expression, searched for in the path (no leading slash).
+    method
+        Only this method; None is any.
+    nth
+        The first request to hit, counted from 1 among those that match.
+    times
+        How many requests to hit from there on; by default all of them, or one if `nth` is given.
+    status, headers
+        For ``status`` and ``refuse_suffix``.
+    nbytes
+        Bytes of the body, for ``truncate`` and ``stall``.
+    delay_ms
+        Milliseconds, for ``delay``.
+    source
+        File on disk, for ``replace``; None deletes.
+    target
+        Path of the object to replace; None is the one asked for.
+    """
+
+    action: Action
+    path: str = ""
+    method: str | None = None
+    nth: int | None = None
+    times: int | Literal["all"] | None = None
+    status: int = 501
+    headers: dict[str, str] = field(default_factory=dict)
+    nbytes: int = 0
+    delay_ms: float = 0.0
+    source: str | None = None
+    target: str | None = None
+
+
+class Rulebook:
+    """The rules in force, with the count of requests that each has seen and hit.
+
+    Parameters
+    ----------
+    rules
+        In the order in which they are tried.
+
+    Raises
+    ------
+    re.error
+        A path is not a regular expression.
+    """
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self._rules = [(rule, re.compile(rule.path)) for rule in rules]
+        self._seen = [0] * len(rules)
+        self.hits = [0] * len(rules)
+
+    def strike(self, request: Request) -> list[Rule]:
+        """Return the rules that hit `request`, and count it."""
+        struck = []
+        for number, (rule, path) in enumerate(self._rules):
+            if not _applies(rule, path, request):
+                continue
+            self._seen[number] += 1
+            first = rule.nth or 1
+            times = rule.times if rule.times is not None else (1 if rule.nth else "all")
+            if self._seen[number] >= first and (times == "all" or self._seen[number] < first + times):
+                self.hits[number] += 1
+                struck.append(rule)
+        return struck
+
+
+def _applies(rule: Rule, path: re.Pattern[str], request: Request) -> bool:
+    if rule.method is not None and rule.method != request.method:
+        return False
+    if rule.action == "refuse_suffix" and not request.headers.get("range", "").startswith("bytes=-"):
+        return False
+    return path.search(request.path) is not None
+
+
+def spoiled_answer(request: Request, struck: dict[Action, Rule], directory: Directory) -> Response:
+    """Answer as the rules that struck want it; what concerns the connection is not seen to here."""
+    refusal = struck.get("status") or struck.get("refuse_suffix")
+    if refusal is not None:
+        return Response(refusal.status, dict(refusal.headers))
+    if "ignore_range" in struck:
+        request.headers.pop("range", None)
+    response = answer(request, directory)
+    if "no_etag" in struck:
+        response.headers.pop("ETag", None)
+    return response
