@@ -24,6 +24,9 @@ use zarrs::metadata::v3::MetadataV3;
 use crate::element::{ChunkSpec, c_strides};
 use crate::error::Error;
 
+/// The most room that a thread keeps for compressing.
+const KEPT_ROOM: usize = 8 << 20;
+
 /// How one array's chunks are encoded.
 #[derive(Debug, Clone)]
 pub struct Chain {
@@ -241,29 +244,43 @@ impl Chain {
         Ok(())
     }
 
-    /// Encodes one chunk that is laid out as [`Chain::strides`] says.
+    /// Encodes one chunk that is laid out as [`Chain::strides`] says, to the end of `into`.
     ///
     /// # Errors
     /// [`Error::Encode`] when a codec refuses.
-    pub(crate) fn encode(&self, spec: &ChunkSpec, decoded: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn encode(
+        &self,
+        spec: &ChunkSpec,
+        decoded: &[u8],
+        into: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         match &self.road {
             Road::Direct { swap, stages, .. } => {
                 let mut bytes = spec.element.swapped(decoded, *swap);
+                let Some((last, stages)) = stages.split_last() else {
+                    into.extend_from_slice(&bytes);
+                    return Ok(());
+                };
                 for stage in stages {
-                    bytes = Cow::Owned(stage.encode(bytes)?);
+                    let mut encoded = Vec::new();
+                    stage.encode(bytes, &mut encoded)?;
+                    bytes = Cow::Owned(encoded);
                 }
-                Ok(bytes.into_owned())
+                last.encode(bytes, into)
             }
-            Road::Zarrs { chain, data_type } => chain
-                .encode(
-                    ArrayBytes::new_flen(Cow::Borrowed(decoded)),
-                    &zarrs_shape(spec)?,
-                    data_type,
-                    &FillValue::new(spec.fill.clone()),
-                    &codec_options(DecodeOptions { validate_checksums: true }),
-                )
-                .map(Cow::into_owned)
-                .map_err(|error| Error::encode(&self.names, error)),
+            Road::Zarrs { chain, data_type } => {
+                let encoded = chain
+                    .encode(
+                        ArrayBytes::new_flen(Cow::Borrowed(decoded)),
+                        &zarrs_shape(spec)?,
+                        data_type,
+                        &FillValue::new(spec.fill.clone()),
+                        &codec_options(DecodeOptions { validate_checksums: true }),
+                    )
+                    .map_err(|error| Error::encode(&self.names, error))?;
+                into.extend_from_slice(&encoded);
+                Ok(())
+            }
         }
     }
 }
@@ -371,19 +388,21 @@ impl Stage {
         }
     }
 
-    fn encode(&self, decoded: Cow<'_, [u8]>) -> Result<Vec<u8>, Error> {
+    fn encode(&self, decoded: Cow<'_, [u8]>, into: &mut Vec<u8>) -> Result<(), Error> {
         match self {
-            Self::Zstd { level, checksum } => enzstd(&decoded, *level, *checksum),
+            Self::Zstd { level, checksum } => enzstd(&decoded, *level, *checksum, into),
             Self::Crc32c => {
-                let checksum = crc32c::crc32c(&decoded).to_le_bytes();
-                let mut encoded = decoded.into_owned();
-                encoded.extend_from_slice(&checksum);
-                Ok(encoded)
+                into.extend_from_slice(&decoded);
+                into.extend_from_slice(&crc32c::crc32c(&decoded).to_le_bytes());
+                Ok(())
             }
-            Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => zarrs
-                .encode(decoded, &codec_options(DecodeOptions { validate_checksums: true }))
-                .map(Cow::into_owned)
-                .map_err(|error| Error::encode(self.name(), error)),
+            Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
+                let encoded = zarrs
+                    .encode(decoded, &codec_options(DecodeOptions { validate_checksums: true }))
+                    .map_err(|error| Error::encode(self.name(), error))?;
+                into.extend_from_slice(&encoded);
+                Ok(())
+            }
         }
     }
 
@@ -415,11 +434,18 @@ pub(crate) fn strip_crc32c(encoded: Cow<'_, [u8]>, validate: bool) -> Result<Cow
     })
 }
 
+/// A compressor with its settings, and room for what it makes of a chunk.
+struct Compressor {
+    level: i32,
+    checksum: bool,
+    context: zstd::bulk::Compressor<'static>,
+    room: Vec<u8>,
+}
+
 thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
         const { RefCell::new(None) };
-    static COMPRESSOR: RefCell<Option<(i32, bool, zstd::bulk::Compressor<'static>)>> =
-        const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<Compressor>> = const { RefCell::new(None) };
 }
 
 fn unzstd(encoded: &[u8], decoded: &mut [u8]) -> Result<usize, Error> {
@@ -434,19 +460,27 @@ fn unzstd(encoded: &[u8], decoded: &mut [u8]) -> Result<usize, Error> {
         .map_err(|error: std::io::Error| Error::decode("zstd", error))
 }
 
-fn enzstd(decoded: &[u8], level: i32, checksum: bool) -> Result<Vec<u8>, Error> {
+fn enzstd(decoded: &[u8], level: i32, checksum: bool, into: &mut Vec<u8>) -> Result<(), Error> {
     COMPRESSOR
-        .with_borrow_mut(|context| {
-            let fits = matches!(context, Some((l, c, _)) if *l == level && *c == checksum);
-            if !fits {
-                let mut compressor = zstd::bulk::Compressor::new(level)?;
-                compressor.include_checksum(checksum)?;
-                *context = Some((level, checksum, compressor));
+        .with_borrow_mut(|kept| {
+            let compressor = match kept {
+                Some(kept) if kept.level == level && kept.checksum == checksum => kept,
+                _ => {
+                    let mut context = zstd::bulk::Compressor::new(level)?;
+                    context.include_checksum(checksum)?;
+                    kept.insert(Compressor { level, checksum, context, room: Vec::new() })
+                }
+            };
+            let bound = zstd::zstd_safe::compress_bound(decoded.len());
+            if compressor.room.len() < bound {
+                compressor.room.resize(bound, 0);
             }
-            match context {
-                Some((_, _, compressor)) => compressor.compress(decoded),
-                None => Ok(Vec::new()),
+            let len = compressor.context.compress_to_buffer(decoded, compressor.room.as_mut_slice())?;
+            into.extend_from_slice(&compressor.room[..len]);
+            if bound > KEPT_ROOM {
+                compressor.room = Vec::new();
             }
+            Ok(())
         })
         .map_err(|error: std::io::Error| Error::encode("zstd", error))
 }
@@ -512,6 +546,13 @@ mod tests {
 
     const OPTIONS: DecodeOptions = DecodeOptions { validate_checksums: true };
 
+    fn encode(chain: &Chain, spec: &ChunkSpec, decoded: &[u8]) -> Vec<u8> {
+        let mut encoded = b"before".to_vec();
+        chain.encode(spec, decoded, &mut encoded).unwrap();
+        assert_eq!(b"before", &encoded[..6]);
+        encoded.split_off(6)
+    }
+
     fn metadata(json: &str) -> Vec<MetadataV3> {
         serde_json::from_str(json).unwrap()
     }
@@ -545,7 +586,7 @@ mod tests {
             assert!(direct.is_direct());
             let zarrs = Chain::through_zarrs(&codecs, &uint16());
             for (writer, reader) in [(&direct, &zarrs), (&zarrs, &direct), (&direct, &direct)] {
-                let encoded = writer.encode(&spec, &decoded).unwrap();
+                let encoded = encode(writer, &spec, &decoded);
                 let mut scratch = Vec::new();
                 let back = reader.decode(&spec, &encoded, &mut scratch, OPTIONS).unwrap();
                 assert_eq!(decoded, back, "{json}");
@@ -562,7 +603,7 @@ mod tests {
         let direct = Chain::new(&codecs, &uint16(), false).unwrap();
         let zarrs = Chain::through_zarrs(&codecs, &uint16());
         let plain: Vec<u8> = (0..24_u16).flat_map(u16::to_le_bytes).collect();
-        let encoded = zarrs.encode(&spec, &plain).unwrap();
+        let encoded = encode(&zarrs, &spec, &plain);
         let strides = direct.strides(&spec);
         assert_eq!(vec![6, 2, 12], strides);
         let (mut scratch, mut seen) = (Vec::new(), Vec::new());
@@ -581,7 +622,7 @@ mod tests {
         let decoded = vec![7; 210];
         for json in CHAINS {
             let chain = Chain::new(&metadata(json), &uint16(), false).unwrap();
-            let encoded = chain.encode(&spec, &decoded).unwrap();
+            let encoded = encode(&chain, &spec, &decoded);
             for bytes in [&encoded[..encoded.len() - 1], &[], &encoded[..encoded.len() / 2]] {
                 assert!(chain.decode(&spec, bytes, &mut Vec::new(), OPTIONS).is_err(), "{json}");
             }
@@ -594,7 +635,7 @@ mod tests {
         let small = spec(&[4]);
         for json in [CHAINS[1], CHAINS[4], CHAINS[6]] {
             let chain = Chain::new(&metadata(json), &uint16(), false).unwrap();
-            let encoded = chain.encode(&large, &vec![0; 2 << 20]).unwrap();
+            let encoded = encode(&chain, &large, &vec![0; 2 << 20]);
             let mut scratch = Vec::new();
             assert!(chain.decode(&small, &encoded, &mut scratch, OPTIONS).is_err());
             assert!(scratch.capacity() < 1 << 10);

@@ -16,8 +16,8 @@ use crate::store::{LocalStore, Opened, Store};
 
 /// Subchunks closer than this are read at once: about what the page cache copies in a system call's time.
 const GAP: u64 = 64 << 10;
-/// Encoded bytes read at once at most, so that a large shard is never in memory whole.
-const SPAN: u64 = 2 << 20;
+/// Encoded bytes read at once at most: what stays in a core's cache until it is decoded.
+const SPAN: u64 = 512 << 10;
 /// No codec makes a chunk larger than twice its size and this; a file that is larger is not a chunk.
 const SLACK: u64 = 1 << 20;
 

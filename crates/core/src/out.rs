@@ -103,17 +103,22 @@ impl OutBuffer {
     }
 
     #[track_caller]
-    fn check(&self, start: i64, step: i64, len: usize, size: usize) {
-        let reach = (|| {
-            let last = step.checked_mul(i64::try_from(len).ok()?.checked_sub(1)?)?;
-            let end = start.checked_add(last)?;
-            Some((start.min(end), start.max(end).checked_add(i64::try_from(size).ok()?)?))
-        })();
-        let inside = reach.is_some_and(|(low, high)| {
-            low >= self.extent.start && high <= self.extent.end
-        });
+    fn check(&self, start: i64, steps: [(i64, usize); 2], size: usize) {
+        let inside = reach(start, steps, size)
+            .is_some_and(|(low, high)| low >= self.extent.start && high <= self.extent.end);
         assert!(inside, "an access would leave the caller's buffer");
     }
+}
+
+/// First and one past the last byte of rows of items; `None` where there are none or that overflows.
+fn reach(start: i64, steps: [(i64, usize); 2], size: usize) -> Option<(i64, i64)> {
+    let (mut low, mut high) = (start, start);
+    for (step, len) in steps {
+        let last = step.checked_mul(i64::try_from(len.checked_sub(1)?).ok()?)?;
+        low = low.checked_add(last.min(0))?;
+        high = high.checked_add(last.max(0))?;
+    }
+    Some((low, high.checked_add(i64::try_from(size).ok()?)?))
 }
 
 /// The right to use the memory, until dropped.
@@ -133,59 +138,66 @@ impl Drop for Pass<'_> {
 impl Pass<'_> {
     /// Copies a run of elements from a decoded chunk into the buffer.
     pub(crate) fn scatter(&self, chunk: &[u8], run: Run, itemsize: usize) {
-        self.buffer.check(run.out, run.out_step, run.len, itemsize);
+        self.buffer.check(run.out, [(run.out_step, run.len), (run.out_row, run.rows)], itemsize);
         check_slice(chunk.len(), run, itemsize);
-        // SAFETY: both sides were checked to lie within their memory for the whole run; the caller's
-        // buffer and a decoded chunk never overlap; the pass keeps the buffer open.
-        #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
-        unsafe {
-            copy(
-                chunk.as_ptr().offset(to_isize(run.chunk)),
-                run.chunk_step,
-                self.buffer.base.offset(to_isize(run.out)),
-                run.out_step,
-                run.len,
-                itemsize,
-            );
+        for row in 0..to_i64(run.rows) {
+            // SAFETY: both sides were checked to lie within their memory for all rows of the run; the
+            // caller's buffer and a decoded chunk never overlap; the pass keeps the buffer open.
+            #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
+            unsafe {
+                copy(
+                    chunk.as_ptr().offset(to_isize(run.chunk + run.chunk_row * row)),
+                    run.chunk_step,
+                    self.buffer.base.offset(to_isize(run.out + run.out_row * row)),
+                    run.out_step,
+                    run.len,
+                    itemsize,
+                );
+            }
         }
     }
 
     /// Copies a run of elements from the buffer into a chunk that is to be encoded.
     pub(crate) fn gather(&self, chunk: &mut [u8], run: Run, itemsize: usize) {
-        self.buffer.check(run.out, run.out_step, run.len, itemsize);
+        self.buffer.check(run.out, [(run.out_step, run.len), (run.out_row, run.rows)], itemsize);
         check_slice(chunk.len(), run, itemsize);
-        // SAFETY: as in `scatter`, with the sides exchanged; `chunk` is borrowed exclusively.
-        #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
-        unsafe {
-            copy(
-                self.buffer.base.offset(to_isize(run.out)),
-                run.out_step,
-                chunk.as_mut_ptr().offset(to_isize(run.chunk)),
-                run.chunk_step,
-                run.len,
-                itemsize,
-            );
+        for row in 0..to_i64(run.rows) {
+            // SAFETY: as in `scatter`, with the sides exchanged; `chunk` is borrowed exclusively.
+            #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
+            unsafe {
+                copy(
+                    self.buffer.base.offset(to_isize(run.out + run.out_row * row)),
+                    run.out_step,
+                    chunk.as_mut_ptr().offset(to_isize(run.chunk + run.chunk_row * row)),
+                    run.chunk_step,
+                    run.len,
+                    itemsize,
+                );
+            }
         }
     }
 
     /// Writes one item to every place of a run.
     pub(crate) fn fill(&self, item: &[u8], run: Run) {
-        self.buffer.check(run.out, run.out_step, run.len, item.len());
-        // SAFETY: the run was checked to lie within the buffer, `item` is read at offset zero only.
-        #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
-        unsafe {
-            let target = self.buffer.base.offset(to_isize(run.out));
-            if run.out_step == to_i64(item.len()) && item.iter().all(|byte| *byte == item[0]) {
-                target.write_bytes(item[0], run.len * item.len());
-            } else {
-                copy(item.as_ptr(), 0, target, run.out_step, run.len, item.len());
+        self.buffer.check(run.out, [(run.out_step, run.len), (run.out_row, run.rows)], item.len());
+        let uniform = item.iter().all(|byte| *byte == item[0]);
+        for row in 0..to_i64(run.rows) {
+            // SAFETY: all rows were checked to lie within the buffer; `item` is read at offset zero only.
+            #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
+            unsafe {
+                let target = self.buffer.base.offset(to_isize(run.out + run.out_row * row));
+                if uniform && run.out_step == to_i64(item.len()) {
+                    target.write_bytes(item[0], run.len * item.len());
+                } else {
+                    copy(item.as_ptr(), 0, target, run.out_step, run.len, item.len());
+                }
             }
         }
     }
 
     /// The `len` bytes at `offset`, to encode from.
     pub(crate) fn slice(&self, offset: i64, len: usize) -> &[u8] {
-        self.buffer.check(offset, 0, 1, len);
+        self.buffer.check(offset, [(0, 1), (0, 1)], len);
         // SAFETY: the bytes lie within the buffer, and nobody writes to a buffer of values (point 3).
         #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw memory")]
         unsafe {
@@ -199,7 +211,7 @@ impl Pass<'_> {
     /// whole (point 3 of the module doc).
     #[expect(clippy::mut_from_ref, reason = "disjoint parts of one buffer go to many threads")]
     pub(crate) fn slice_mut(&self, offset: i64, len: usize) -> &mut [u8] {
-        self.buffer.check(offset, 0, 1, len);
+        self.buffer.check(offset, [(0, 1), (0, 1)], len);
         // SAFETY: the bytes lie within the buffer, are initialised or about to be overwritten as plain
         // bytes, and no other job is given them (point 3 of the module doc).
         #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw memory")]
@@ -221,10 +233,9 @@ fn to_i64(size: usize) -> i64 {
 
 #[track_caller]
 fn check_slice(len: usize, run: Run, itemsize: usize) {
-    let last = to_i64(run.len) - 1;
-    let end = run.chunk + run.chunk_step * last;
-    let (low, high) = (run.chunk.min(end), run.chunk.max(end) + to_i64(itemsize));
-    assert!(run.len > 0 && low >= 0 && high <= to_i64(len), "a run would leave its chunk");
+    let inside = reach(run.chunk, [(run.chunk_step, run.len), (run.chunk_row, run.rows)], itemsize)
+        .is_some_and(|(low, high)| low >= 0 && high <= to_i64(len));
+    assert!(inside, "a run would leave its chunk");
 }
 
 /// Copies `len` items of `size` bytes between two strided places.
@@ -305,7 +316,10 @@ pub(crate) mod tests {
                 out: to_i64(9 * size),
                 chunk_step: to_i64(size),
                 out_step: -to_i64(2 * size),
-                len: 4,
+                len: 2,
+                chunk_row: to_i64(2 * size),
+                out_row: -to_i64(4 * size),
+                rows: 2,
             };
             buffer.enter().unwrap().scatter(&chunk, run, size);
             assert_eq!(chunk[..size], bytes()[9 * size..]);
@@ -320,7 +334,8 @@ pub(crate) mod tests {
     #[should_panic(expected = "leave the caller's buffer")]
     fn an_access_outside_panics() {
         let (buffer, _) = owned(vec![0; 8]);
-        let run = Run { chunk: 0, out: 4, chunk_step: 1, out_step: 1, len: 5 };
+        let run =
+            Run { chunk: 0, out: 4, chunk_step: 1, out_step: 1, len: 5, chunk_row: 0, out_row: 0, rows: 1 };
         buffer.enter().unwrap().scatter(&[0; 8], run, 1);
     }
 

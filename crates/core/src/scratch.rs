@@ -7,8 +7,8 @@ use std::thread::LocalKey;
 const KEPT: usize = 8 << 20;
 
 thread_local! {
-    static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static DECODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static ENCODED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static DECODED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends an empty buffer for encoded bytes.
@@ -24,12 +24,15 @@ pub(crate) fn with_decoded<T>(job: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     lend(&DECODED, job)
 }
 
-/// A nested loan on the same thread gets a new buffer.
-fn lend<T>(kept: &'static LocalKey<RefCell<Vec<u8>>>, job: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    let mut buffer = kept.take();
+/// Loans nest: each level has a buffer of its own.
+fn lend<T>(
+    kept: &'static LocalKey<RefCell<Vec<Vec<u8>>>>,
+    job: impl FnOnce(&mut Vec<u8>) -> T,
+) -> T {
+    let mut buffer = kept.with_borrow_mut(Vec::pop).unwrap_or_default();
     let result = job(&mut buffer);
     if buffer.capacity() <= KEPT {
-        kept.set(buffer);
+        kept.with_borrow_mut(|kept| kept.push(buffer));
     }
     result
 }

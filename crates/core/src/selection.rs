@@ -333,14 +333,28 @@ fn split_points(
         .collect()
 }
 
-/// A straight run of elements: where it starts on both sides, and how it goes on, all in bytes.
+/// Rows of evenly spaced elements: where they start on both sides and how they go on, all in bytes.
+///
+/// Two levels, so that what must be checked is checked once for many short rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
     pub chunk: i64,
     pub out: i64,
+    /// From one element of a row to the next.
     pub chunk_step: i64,
     pub out_step: i64,
     pub len: usize,
+    /// From one row to the next.
+    pub chunk_row: i64,
+    pub out_row: i64,
+    pub rows: usize,
+}
+
+impl Run {
+    /// Elements in a row of their own.
+    const fn row(chunk: i64, out: i64, chunk_step: i64, out_step: i64, len: usize) -> Self {
+        Self { chunk, out, chunk_step, out_step, len, chunk_row: 0, out_row: 0, rows: 1 }
+    }
 }
 
 /// Byte offsets on both sides along one axis.
@@ -387,7 +401,7 @@ pub(crate) fn runs(
             for at in 0..out.len() {
                 let chunk = coords.iter().zip(strides).map(|(axis, stride)| axis.get(at) * stride);
                 let chunk = chunk.sum();
-                visit(Run { chunk, out: out.get(at), chunk_step: 0, out_step: 0, len: 1 });
+                visit(Run::row(chunk, out.get(at), 0, 0, 1));
             }
         }
         Selection::Grid { axes, base } => {
@@ -404,14 +418,10 @@ pub(crate) fn single_run(selection: &Selection, strides: &[i64], itemsize: usize
         return None;
     }
     match merged(axes, strides, itemsize).as_slice() {
-        [axis] => axis.merged.map(|(chunk, chunk_step, out, out_step, len)| Run {
-            chunk,
-            out: base + out,
-            chunk_step,
-            out_step,
-            len,
+        [axis] => axis.merged.map(|(chunk, chunk_step, out, out_step, len)| {
+            Run::row(chunk, base + out, chunk_step, out_step, len)
         }),
-        [] => Some(Run { chunk: 0, out: *base, chunk_step: 0, out_step: 0, len: 1 }),
+        [] => Some(Run::row(0, *base, 0, 0, 1)),
         _ => None,
     }
 }
@@ -467,14 +477,28 @@ fn merged<'a>(axes: &'a [Axis], strides: &[i64], itemsize: usize) -> Vec<Offsets
 }
 
 fn grid_runs(axes: &[Offsets<'_>], base: i64, mut visit: impl FnMut(Run)) {
+    let still = (0, 0, 0, 0, 1);
     let (outer, inner) = match axes.split_last() {
-        Some((last, outer)) if last.merged.is_some() => (outer, last.merged),
-        _ => (axes, None),
+        Some((last, outer)) if last.merged.is_some() => (outer, last.merged.unwrap_or(still)),
+        _ => (axes, still),
     };
-    let (chunk, chunk_step, out, out_step, len) = inner.unwrap_or((0, 0, 0, 0, 1));
+    let (outer, rows) = match outer.split_last() {
+        Some((last, outer)) if last.merged.is_some() => (outer, last.merged.unwrap_or(still)),
+        _ => (outer, still),
+    };
+    let first = Run {
+        chunk: inner.0 + rows.0,
+        out: base + inner.2 + rows.2,
+        chunk_step: inner.1,
+        out_step: inner.3,
+        len: inner.4,
+        chunk_row: rows.1,
+        out_row: rows.3,
+        rows: rows.4,
+    };
     let mut at = vec![0_usize; outer.len()];
     loop {
-        let mut run = Run { chunk, out: base + out, chunk_step, out_step, len };
+        let mut run = first;
         for (axis, index) in outer.iter().zip(&at) {
             let (chunk, out) = axis.get(*index);
             run.chunk += chunk;
@@ -575,8 +599,11 @@ mod tests {
         let strides = [64, 8, 2];
         let mut visited = Vec::new();
         runs(&grid(), &strides, 2, |run| {
-            for at in 0..run.len as i64 {
-                visited.push((run.chunk + run.chunk_step * at, run.out + run.out_step * at));
+            for (row, at) in (0..run.rows as i64).flat_map(|row| (0..run.len as i64).map(move |at| (row, at))) {
+                visited.push((
+                    run.chunk + run.chunk_row * row + run.chunk_step * at,
+                    run.out + run.out_row * row + run.out_step * at,
+                ));
             }
         });
         let mut expected: Vec<(i64, i64)> = grid()
@@ -599,7 +626,7 @@ mod tests {
         let selection = Selection::Grid { axes, base: 16 };
         let mut seen = Vec::new();
         runs(&selection, &[48, 48, 8], 8, |run| seen.push(run));
-        assert_eq!(vec![Run { chunk: 0, out: 16, chunk_step: 8, out_step: 8, len: 24 }], seen);
+        assert_eq!(vec![Run::row(0, 16, 8, 8, 24)], seen);
         assert!(selection.covers(&[4, 1, 6]));
         assert!(!selection.covers(&[4, 2, 6]));
     }

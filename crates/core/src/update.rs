@@ -3,7 +3,7 @@
 //! In a shard only the subchunks that the selection touches are decoded and encoded; the bytes of the
 //! others are spliced into the new shard as they are.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::codec::Chain;
 use crate::element::ChunkSpec;
@@ -16,8 +16,17 @@ use crate::scratch::with_decoded;
 use crate::selection::{Selection, runs};
 use crate::shard::{IndexLocation, ShardIndex, Sharding, ravel};
 
-/// The object that holds `existing` with the selected elements replaced, or `None` where it shall not
-/// be stored because all of it equals the fill value.
+/// The values of one batch, and how they are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Values<'a> {
+    pub buffer: &'a OutBuffer,
+    /// Whether chunks that equal the fill value are stored.
+    pub write_empty: bool,
+    pub work: Work<'a>,
+}
+
+/// Appends the object that holds `existing` with the selected elements replaced to `into`; appends
+/// nothing and says so where it shall not be stored because all of it equals the fill value.
 ///
 /// `existing` is the stored object, `None` where there is none or none of it is to survive.
 pub(crate) fn update(
@@ -25,17 +34,12 @@ pub(crate) fn update(
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
     selection: &Selection,
-    value: &OutBuffer,
-    write_empty: bool,
-    work: Work<'_>,
-) -> Result<Option<Vec<u8>>, Error> {
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
     match layout {
-        Layout::Chunk(chain) => {
-            update_chunk(chain, spec, existing, selection, value, write_empty, work)
-        }
-        Layout::Shard(sharding) => {
-            update_shard(sharding, spec, existing, selection, value, write_empty, work)
-        }
+        Layout::Chunk(chain) => update_chunk(chain, spec, existing, selection, values, into),
+        Layout::Shard(sharding) => update_shard(sharding, spec, existing, selection, values, into),
     }
 }
 
@@ -44,19 +48,20 @@ fn update_chunk(
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
     selection: &Selection,
-    value: &OutBuffer,
-    write_empty: bool,
-    work: Work<'_>,
-) -> Result<Option<Vec<u8>>, Error> {
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
     let nbytes = spec.nbytes().ok_or_else(|| Error::invalid("the chunk is too large"))?;
     let strides = chain.strides(spec);
-    let pass = value.enter().ok_or_else(|| Error::Stopped("its values are gone".into()))?;
-    let encode = |decoded: &[u8]| {
-        if !write_empty && spec.is_empty(decoded) {
-            return Ok(None);
+    let work = values.work;
+    let gone = || Error::Stopped("its values are gone".into());
+    let pass = values.buffer.enter().ok_or_else(gone)?;
+    let mut encode = |decoded: &[u8]| {
+        if !values.write_empty && spec.is_empty(decoded) {
+            return Ok(false);
         }
         work.stats.chunks_encoded.add(1);
-        chain.encode(spec, decoded).map(Some)
+        chain.encode(spec, decoded, into).map(|()| true)
     };
     if let Some((offset, len)) = straight(selection, spec, &strides) {
         return encode(pass.slice(offset, len));
@@ -77,74 +82,109 @@ fn update_chunk(
     })
 }
 
+/// What becomes of one subchunk of a shard.
+enum Subchunk {
+    Absent,
+    /// Its encoded bytes stay as they are, at this range of the stored shard.
+    Kept(Range<u64>),
+    /// This part of the selection falls into it.
+    Touched(Selection),
+    /// It has been encoded anew; `None` for one that is not stored.
+    Encoded(Option<Vec<u8>>),
+}
+
 fn update_shard(
     sharding: &Sharding,
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
     selection: &Selection,
-    value: &OutBuffer,
-    write_empty: bool,
-    work: Work<'_>,
-) -> Result<Option<Vec<u8>>, Error> {
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
     let grid = sharding.grid(spec);
-    let subspec = spec.with_shape(&sharding.chunk_shape);
-    let mut subchunks = existing_subchunks(sharding, spec, existing, work)?;
-    let parts = selection.split(&sharding.chunk_shape);
-    let parallel = work.parallel && parts.len() > 1;
-    let work = Work { parallel: false, ..work };
-    let updated = pool::for_each(parts, parallel, |(coords, part)| {
-        let at = ravel(&coords, &grid);
-        let before = subchunks[at].as_deref();
-        update(&sharding.inner, &subspec, before, &part, value, write_empty, work)
-            .map(|after| (at, after))
-    })?;
-    for (at, after) in updated {
-        subchunks[at] = after.map(Cow::Owned);
-    }
-    Ok(assemble(sharding, spec, &subchunks))
-}
-
-/// The encoded bytes of each subchunk of a stored shard.
-fn existing_subchunks<'a>(
-    sharding: &Sharding,
-    spec: &ChunkSpec,
-    existing: Option<&'a [u8]>,
-    work: Work<'_>,
-) -> Result<Vec<Option<Cow<'a, [u8]>>>, Error> {
-    let count = usize::try_from(sharding.grid(spec).iter().product::<u64>())
+    let count = usize::try_from(grid.iter().product::<u64>())
         .map_err(|_| Error::invalid("the shard has too many subchunks"))?;
-    let Some(shard) = existing else { return Ok(vec![None; count]) };
-    let encoded = sharding.index_of(spec, shard)?;
-    let index = ShardIndex::decode(encoded, sharding, spec, shard.len() as u64, work.options)?;
-    (0..count)
-        .map(|at| index.range(at).map(|range| bytes_of(shard, &range).map(Cow::Borrowed)).transpose())
-        .collect()
+    let index = match existing {
+        Some(shard) => {
+            let encoded = sharding.index_of(spec, shard)?;
+            let options = values.work.options;
+            ShardIndex::decode(encoded, sharding, spec, shard.len() as u64, options)?
+        }
+        None => ShardIndex::absent(count),
+    };
+    let mut subchunks: Vec<Subchunk> =
+        (0..count).map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept)).collect();
+    let parts = selection.split(&sharding.chunk_shape);
+    let subspec = spec.with_shape(&sharding.chunk_shape);
+    let inner = Values { work: Work { parallel: false, ..values.work }, ..values };
+    let encode = |at: usize, part: &Selection, into: &mut Vec<u8>| {
+        let before = existing
+            .zip(index.range(at))
+            .map(|(shard, range)| bytes_of(shard, &range))
+            .transpose()?;
+        update(&sharding.inner, &subspec, before, part, inner, into)
+    };
+    if values.work.parallel && parts.len() > 1 {
+        let encoded = pool::for_each(parts, true, |(coords, part)| {
+            let at = ravel(&coords, &grid);
+            let mut bytes = Vec::new();
+            let stored = encode(at, &part, &mut bytes)?;
+            Ok((at, stored.then_some(bytes)))
+        })?;
+        for (at, bytes) in encoded {
+            subchunks[at] = Subchunk::Encoded(bytes);
+        }
+    } else {
+        for (coords, part) in parts {
+            subchunks[ravel(&coords, &grid)] = Subchunk::Touched(part);
+        }
+    }
+    assemble(sharding, spec, existing.unwrap_or_default(), &subchunks, encode, into)
 }
 
+/// Appends the subchunks and their index; nothing where no subchunk is left.
 fn assemble(
     sharding: &Sharding,
     spec: &ChunkSpec,
-    subchunks: &[Option<Cow<'_, [u8]>>],
-) -> Option<Vec<u8>> {
-    subchunks.iter().any(Option::is_some).then(|| {
-        let index_size = usize::try_from(sharding.index_size(spec)).unwrap_or(0);
-        let data: usize = subchunks.iter().flatten().map(|bytes| bytes.len()).sum();
-        let mut shard = Vec::with_capacity(data + index_size);
-        if sharding.location == IndexLocation::Start {
-            shard.resize(index_size, 0);
+    existing: &[u8],
+    subchunks: &[Subchunk],
+    encode: impl Fn(usize, &Selection, &mut Vec<u8>) -> Result<bool, Error>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let origin = into.len();
+    let index_size = usize::try_from(sharding.index_size(spec)).unwrap_or(0);
+    if sharding.location == IndexLocation::Start {
+        into.resize(origin + index_size, 0);
+    }
+    let mut index = ShardIndex::absent(subchunks.len());
+    let mut any = false;
+    for (at, subchunk) in subchunks.iter().enumerate() {
+        let start = into.len() - origin;
+        let stored = match subchunk {
+            Subchunk::Absent | Subchunk::Encoded(None) => false,
+            Subchunk::Kept(range) => {
+                into.extend_from_slice(bytes_of(existing, range)?);
+                true
+            }
+            Subchunk::Touched(part) => encode(at, part, into)?,
+            Subchunk::Encoded(Some(bytes)) => {
+                into.extend_from_slice(bytes);
+                true
+            }
+        };
+        if stored {
+            index.set(at, &(start as u64..(into.len() - origin) as u64));
+            any = true;
         }
-        let mut index = ShardIndex::absent(subchunks.len());
-        for (at, bytes) in subchunks.iter().enumerate() {
-            let Some(bytes) = bytes else { continue };
-            let start = shard.len() as u64;
-            shard.extend_from_slice(bytes);
-            index.set(at, &(start..shard.len() as u64));
-        }
-        let encoded = index.encode(sharding.checksum);
-        match sharding.location {
-            IndexLocation::Start => shard[..index_size].copy_from_slice(&encoded),
-            IndexLocation::End => shard.extend_from_slice(&encoded),
-        }
-        shard
-    })
+    }
+    if !any {
+        into.truncate(origin);
+        return Ok(false);
+    }
+    let encoded = index.encode(sharding.checksum);
+    match sharding.location {
+        IndexLocation::Start => into[origin..origin + index_size].copy_from_slice(&encoded),
+        IndexLocation::End => into.extend_from_slice(&encoded),
+    }
+    Ok(true)
 }

@@ -22,7 +22,7 @@ use crate::place::Work;
 use crate::pool::guard;
 use crate::scratch::with_encoded;
 use crate::store::{Condition, Directories, Get, LocalStore, Part, Put, Store, Validator};
-use crate::update::update;
+use crate::update::{Values, update};
 
 /// Decoded bytes that one job of small local chunks takes on.
 const JOB_BYTES: usize = 1 << 20;
@@ -164,40 +164,45 @@ impl Writer {
         store: &LocalStore,
         directories: &mut Directories,
     ) -> Result<(), Error> {
-        let after = with_encoded(|encoded| {
-            let existing = match is_whole(item).then_some(()) {
-                Some(()) => None,
-                None => store.open(&item.key)?,
-            };
-            let existing = match existing {
+        with_encoded(|before| {
+            let opened = if is_whole(item) { None } else { store.open(&item.key)? };
+            let existing = match opened {
                 Some(opened) => {
-                    store.read(&item.key, &opened, 0..opened.size(), encoded)?;
-                    self.engine.stats.bytes_read.add(encoded.len() as u64);
-                    Some(encoded.as_slice())
+                    store.read(&item.key, &opened, 0..opened.size(), before)?;
+                    self.engine.stats.bytes_read.add(before.len() as u64);
+                    Some(before.as_slice())
                 }
                 None => None,
             };
-            self.update(item, existing)
-        })?;
-        match after {
-            Some(bytes) => {
-                store.put(&item.key, &bytes, directories)?;
-                self.engine.stats.bytes_written.add(bytes.len() as u64);
+            with_encoded(|after| {
+                if !self.update(item, existing, after)? {
+                    return store.delete(&item.key);
+                }
+                store.put(&item.key, after, directories)?;
+                self.engine.stats.bytes_written.add(after.len() as u64);
                 Ok(())
-            }
-            None => store.delete(&item.key),
-        }
+            })
+        })
     }
 
-    fn update(&self, item: &Item, existing: Option<&[u8]>) -> Result<Option<Vec<u8>>, Error> {
+    fn update(
+        &self,
+        item: &Item,
+        existing: Option<&[u8]>,
+        into: &mut Vec<u8>,
+    ) -> Result<bool, Error> {
         let work = Work {
             options: self.batch.array.options(),
             stats: &self.engine.stats,
             parallel: self.spread,
         };
+        let values = Values {
+            buffer: &self.batch.buffer,
+            write_empty: self.batch.write_empty_chunks,
+            work,
+        };
         let (layout, spec) = (&self.batch.array.layout, &item.spec.chunk);
-        let write_empty = self.batch.write_empty_chunks;
-        update(layout, spec, existing, &item.selection, &self.batch.buffer, write_empty, work)
+        update(layout, spec, existing, &item.selection, values, into)
     }
 
     /// Writes one chunk to a store that is awaited; again and again while somebody else is faster.
@@ -265,9 +270,10 @@ impl Writer {
         let pool = engine.pool();
         let after = pool.run(move || {
             let existing = before.as_ref().map(|fetched| &*fetched.bytes);
-            let after = writer.update(&writer.batch.items[slot], existing);
+            let mut after = Vec::new();
+            let stored = writer.update(&writer.batch.items[slot], existing, &mut after)?;
             drop(cpu);
-            after
+            Ok(stored.then_some(after))
         });
         let after = after.await.map_err(|error| error.at(&item.key))?;
         permits.take_request(&engine.admission).await;
