@@ -10,15 +10,26 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+#[expect(
+    clippy::disallowed_types,
+    reason = "this file is the owner of semaphores"
+)]
+use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 /// Bytes of one permit of the byte budget: permits are counted in 32 bits.
 const GRAIN: u64 = 1024;
 
+/// More than the widest byte budget needs, and within what tokio's semaphore can count.
+const MOST_PERMITS: usize = u32::MAX as usize;
+
 /// A bound that can be resized while permits are out.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    #[expect(clippy::disallowed_types, reason = "this file is the owner of semaphores")]
+    #[expect(
+        clippy::disallowed_types,
+        reason = "this file is the owner of semaphores"
+    )]
     semaphore: Arc<Semaphore>,
     state: Mutex<Resizing>,
     resized: Notify,
@@ -41,9 +52,16 @@ pub(crate) struct Permit {
 impl Bound {
     pub(crate) fn new(size: usize) -> Arc<Self> {
         let state = Mutex::new(Resizing { size, debt: 0 });
-        #[expect(clippy::disallowed_types, reason = "this file is the owner of semaphores")]
+        #[expect(
+            clippy::disallowed_types,
+            reason = "this file is the owner of semaphores"
+        )]
         let semaphore = Arc::new(Semaphore::new(size));
-        Arc::new(Self { semaphore, state, resized: Notify::new() })
+        Arc::new(Self {
+            semaphore,
+            state,
+            resized: Notify::new(),
+        })
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -72,12 +90,15 @@ impl Bound {
     /// Takes one permit if one is free.
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Permit> {
         let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
-        Some(Permit { permit: Some(permit), bound: Arc::clone(self) })
+        Some(Permit {
+            permit: Some(permit),
+            bound: Arc::clone(self),
+        })
     }
 
     /// Changes the size; permits that are out stay valid, and none is ever lost.
     pub(crate) fn resize(&self, size: usize) {
-        let size = size.clamp(1, Semaphore::MAX_PERMITS);
+        let size = size.clamp(1, MOST_PERMITS);
         let mut state = self.state.lock();
         if size > state.size {
             let grown = size - state.size;
@@ -101,7 +122,9 @@ impl Bound {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Some(mut permit) = self.permit.take() else { return };
+        let Some(mut permit) = self.permit.take() else {
+            return;
+        };
         let mut state = self.bound.state.lock();
         let owed = state.debt.min(permit.num_permits());
         if let Some(paid) = permit.split(owed) {
@@ -165,14 +188,25 @@ impl Admission {
             None => None,
         };
         let bytes = self.bytes.take(grains(bytes)).await;
-        let request = if request { Some(self.requests.take(1).await) } else { None };
-        Permits { _chunk: chunk, _bytes: bytes, request }
+        let request = if request {
+            Some(self.requests.take(1).await)
+        } else {
+            None
+        };
+        Permits {
+            _chunk: chunk,
+            _bytes: bytes,
+            request,
+        }
     }
 
     /// Waits for the right to run one CPU job.
     pub(crate) async fn cpu(&self, lane: &Arc<Bound>) -> CpuPermit {
         let lane = lane.take(1).await;
-        CpuPermit { _lane: lane, _cpu: self.cpu.take(1).await }
+        CpuPermit {
+            _lane: lane,
+            _cpu: self.cpu.take(1).await,
+        }
     }
 
     /// A batch's own lane to the CPU queue.
@@ -199,7 +233,9 @@ const fn cpu_permits(threads: usize) -> usize {
 }
 
 fn grains(bytes: u64) -> usize {
-    usize::try_from(bytes.div_ceil(GRAIN)).unwrap_or(usize::MAX).clamp(1, u32::MAX as usize)
+    usize::try_from(bytes.div_ceil(GRAIN))
+        .unwrap_or(usize::MAX)
+        .clamp(1, u32::MAX as usize)
 }
 
 #[cfg(test)]

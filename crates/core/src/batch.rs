@@ -89,7 +89,10 @@ pub struct BatchError {
 
 impl From<Error> for BatchError {
     fn from(error: Error) -> Self {
-        Self { error, others: Vec::new() }
+        Self {
+            error,
+            others: Vec::new(),
+        }
     }
 }
 
@@ -109,7 +112,13 @@ impl Array {
         let mut hasher = DefaultHasher::new();
         format!("{layout:?}").hash(&mut hasher);
         (settings.validate_checksums, store.realm()).hash(&mut hasher);
-        Self { store, layout, settings, chunks, fingerprint: hasher.finish() }
+        Self {
+            store,
+            layout,
+            settings,
+            chunks,
+            fingerprint: hasher.finish(),
+        }
     }
 
     /// Checks that chunks of this shape and element can be encoded and decoded.
@@ -118,11 +127,17 @@ impl Array {
     /// [`Error::Unsupported`] where shape and codecs do not go together.
     pub fn spec(&self, chunk: ChunkSpec) -> Result<Spec, Error> {
         self.layout.check(&chunk)?;
-        let nbytes = chunk.nbytes().ok_or_else(|| Error::unsupported("chunks beyond memory"))?;
+        let nbytes = chunk
+            .nbytes()
+            .ok_or_else(|| Error::unsupported("chunks beyond memory"))?;
         let mut hasher = DefaultHasher::new();
         self.fingerprint.hash(&mut hasher);
         chunk.hash(&mut hasher);
-        Ok(Spec { chunk, nbytes, fingerprint: hasher.finish() })
+        Ok(Spec {
+            chunk,
+            nbytes,
+            fingerprint: hasher.finish(),
+        })
     }
 
     /// Names the store, without credentials.
@@ -138,7 +153,9 @@ impl Array {
     }
 
     pub(crate) const fn options(&self) -> DecodeOptions {
-        DecodeOptions { validate_checksums: self.settings.validate_checksums }
+        DecodeOptions {
+            validate_checksums: self.settings.validate_checksums,
+        }
     }
 
     /// Names an object for as long as the process runs, whichever store reaches it.
@@ -147,7 +164,10 @@ impl Array {
             Store::Local(store) => store.full_path(key),
             _ => Arc::clone(key),
         };
-        ObjectId { store: self.store.identity(), key }
+        ObjectId {
+            store: self.store.identity(),
+            key,
+        }
     }
 }
 
@@ -164,7 +184,10 @@ struct Outcomes {
 
 impl Slots {
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Outcomes { missing: vec![None; count], failures: Vec::new() })))
+        Arc::new(Self(Mutex::new(Outcomes {
+            missing: vec![None; count],
+            failures: Vec::new(),
+        })))
     }
 
     pub(crate) fn set(&self, slot: usize, outcome: Result<bool, Error>) {
@@ -180,10 +203,7 @@ impl Slots {
     }
 
     /// Whether each chunk was missing, or what failed; `key` names a slot.
-    pub(crate) fn outcome(
-        &self,
-        key: impl Fn(usize) -> Arc<str>,
-    ) -> Result<Vec<bool>, BatchError> {
+    pub(crate) fn outcome(&self, key: impl Fn(usize) -> Arc<str>) -> Result<Vec<bool>, BatchError> {
         let outcomes = self.0.lock();
         if let Some(((slot, error), others)) = outcomes.failures.split_first() {
             return Err(BatchError {

@@ -27,12 +27,14 @@ pub(crate) fn coalesce(ranges: &[Range<u64>], gap: u64, max: u64) -> Vec<(Range<
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "lists of ranges are what is tested")]
 mod tests {
     use super::*;
 
     fn merged(ranges: &[Range<u64>], gap: u64, max: u64) -> Vec<Range<u64>> {
-        coalesce(ranges, gap, max).into_iter().map(|(range, _)| range).collect()
+        coalesce(ranges, gap, max)
+            .into_iter()
+            .map(|(range, _)| range)
+            .collect()
     }
 
     #[test]

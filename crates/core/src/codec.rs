@@ -36,8 +36,15 @@ pub struct Chain {
 
 #[derive(Debug, Clone)]
 enum Road {
-    Direct { order: Option<Vec<usize>>, swap: bool, stages: Vec<Stage> },
-    Zarrs { chain: Arc<CodecChain>, data_type: DataType },
+    Direct {
+        order: Option<Vec<usize>>,
+        swap: bool,
+        stages: Vec<Stage>,
+    },
+    Zarrs {
+        chain: Arc<CodecChain>,
+        data_type: DataType,
+    },
 }
 
 /// One bytes-to-bytes codec.
@@ -52,7 +59,7 @@ enum Stage {
 
 /// Settings of one pipeline that decoding heeds.
 #[derive(Debug, Clone, Copy)]
-pub struct DecodeOptions {
+pub(crate) struct DecodeOptions {
     /// Whether checksums are compared.
     pub validate_checksums: bool,
 }
@@ -75,11 +82,19 @@ impl Chain {
         let data_type = DataType::from_metadata(data_type)
             .map_err(|error| Error::unsupported(format!("data type {data_type}: {error}")))?;
         if data_type.fixed_size().is_none() || big_endian {
-            return Err(Error::unsupported(format!("data type {data_type:?} with codecs {names}")));
+            return Err(Error::unsupported(format!(
+                "data type {data_type:?} with codecs {names}"
+            )));
         }
         let chain = CodecChain::from_metadata(codecs)
             .map_err(|error| Error::unsupported(format!("codecs {names}: {error}")))?;
-        Ok(Self { road: Road::Zarrs { chain: Arc::new(chain), data_type }, names })
+        Ok(Self {
+            road: Road::Zarrs {
+                chain: Arc::new(chain),
+                data_type,
+            },
+            names,
+        })
     }
 
     /// The chain that goes through zarrs whatever it is; the other side of the equality test.
@@ -87,7 +102,10 @@ impl Chain {
     fn through_zarrs(codecs: &[MetadataV3], data_type: &MetadataV3) -> Self {
         let chain = Arc::new(CodecChain::from_metadata(codecs).unwrap());
         let data_type = DataType::from_metadata(data_type).unwrap();
-        Self { road: Road::Zarrs { chain, data_type }, names: "".into() }
+        Self {
+            road: Road::Zarrs { chain, data_type },
+            names: "".into(),
+        }
     }
 
     fn direct(codecs: &[MetadataV3], big_endian: bool) -> Result<Option<Road>, Error> {
@@ -103,7 +121,8 @@ impl Chain {
                 "transpose" if swap.is_none() => {
                     let axes = setting("order").and_then(serde_json::Value::as_array);
                     let axes = axes.map(|axes| axes.iter().map(index).collect::<Option<Vec<_>>>());
-                    let Some(Some(axes)) = axes.filter(|axes| axes.as_ref().is_some_and(is_order))
+                    let Some(Some(axes)) =
+                        axes.filter(|axes| axes.as_deref().is_some_and(is_order))
                     else {
                         return Err(unsupported(codec, &"its order is not a permutation"));
                     };
@@ -121,14 +140,20 @@ impl Chain {
                 }
                 _ if swap.is_none() => return Ok(None),
                 _ => {
-                    let zarrs = Codec::from_metadata(codec)
-                        .map_err(|error| unsupported(codec, &error))?;
-                    let Codec::BytesToBytes(zarrs) = zarrs else { return Ok(None) };
+                    let zarrs =
+                        Codec::from_metadata(codec).map_err(|error| unsupported(codec, &error))?;
+                    let Codec::BytesToBytes(zarrs) = zarrs else {
+                        return Ok(None);
+                    };
                     stages.push(Stage::new(codec, zarrs));
                 }
             }
         }
-        Ok(swap.map(|swap| Road::Direct { order, swap, stages }))
+        Ok(swap.map(|swap| Road::Direct {
+            order,
+            swap,
+            stages,
+        }))
     }
 
     /// Names of the codecs, in order.
@@ -149,9 +174,11 @@ impl Chain {
     /// [`Error::Unsupported`] where a transposition has another number of axes than the chunk.
     pub fn check(&self, spec: &ChunkSpec) -> Result<(), Error> {
         match &self.road {
-            Road::Direct { order: Some(order), .. } if order.len() != spec.shape.len() => {
-                Err(Error::unsupported("codec \"transpose\" has another number of axes than the chunk"))
-            }
+            Road::Direct {
+                order: Some(order), ..
+            } if order.len() != spec.shape.len() => Err(Error::unsupported(
+                "codec \"transpose\" has another number of axes than the chunk",
+            )),
             _ => Ok(()),
         }
     }
@@ -160,7 +187,9 @@ impl Chain {
     #[must_use]
     pub fn strides(&self, spec: &ChunkSpec) -> Vec<i64> {
         match &self.road {
-            Road::Direct { order: Some(order), .. } => {
+            Road::Direct {
+                order: Some(order), ..
+            } => {
                 let shape: Vec<u64> = order.iter().map(|axis| spec.shape[*axis]).collect();
                 let encoded = c_strides(&shape, spec.element.size);
                 let mut strides = vec![0; order.len()];
@@ -185,11 +214,15 @@ impl Chain {
         options: DecodeOptions,
     ) -> Result<&'a [u8], Error> {
         let nbytes = nbytes(spec)?;
-        if let Road::Direct { swap: false, stages, .. } = &self.road {
-            if stages.is_empty() {
-                same_size("bytes", encoded.len(), nbytes)?;
-                return Ok(encoded);
-            }
+        if let Road::Direct {
+            swap: false,
+            stages,
+            ..
+        } = &self.road
+            && stages.is_empty()
+        {
+            same_size("bytes", encoded.len(), nbytes)?;
+            return Ok(encoded);
         }
         scratch.resize(nbytes, 0);
         self.decode_into(spec, encoded, scratch, options)?;
@@ -215,12 +248,11 @@ impl Chain {
                 for (stage, size) in stages.iter().zip(&sizes).skip(1).rev() {
                     bytes = stage.decode(bytes, *size, options)?;
                 }
-                match stages.first() {
-                    Some(stage) => stage.decode_into(&bytes, decoded, options)?,
-                    None => {
-                        same_size("bytes", bytes.len(), nbytes)?;
-                        decoded.copy_from_slice(&bytes);
-                    }
+                if let Some(stage) = stages.first() {
+                    stage.decode_into(&bytes, decoded, options)?;
+                } else {
+                    same_size("bytes", bytes.len(), nbytes)?;
+                    decoded.copy_from_slice(&bytes);
                 }
                 if *swap {
                     spec.element.swap(decoded);
@@ -275,7 +307,9 @@ impl Chain {
                         &zarrs_shape(spec)?,
                         data_type,
                         &FillValue::new(spec.fill.clone()),
-                        &codec_options(DecodeOptions { validate_checksums: true }),
+                        &codec_options(DecodeOptions {
+                            validate_checksums: true,
+                        }),
                     )
                     .map_err(|error| Error::encode(&self.names, error))?;
                 into.extend_from_slice(&encoded);
@@ -314,7 +348,9 @@ impl Stage {
                 }),
             Self::Crc32c => match size {
                 BytesRepresentation::FixedSize(size) => BytesRepresentation::FixedSize(size + 4),
-                BytesRepresentation::BoundedSize(size) => BytesRepresentation::BoundedSize(size + 4),
+                BytesRepresentation::BoundedSize(size) => {
+                    BytesRepresentation::BoundedSize(size + 4)
+                }
                 BytesRepresentation::UnboundedSize => size,
             },
             Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
@@ -336,7 +372,9 @@ impl Stage {
             }
             Self::Gzip(_) => {
                 let mut reader = flate2::read::MultiGzDecoder::new(encoded);
-                let whole = reader.read_exact(decoded).and_then(|()| reader.read(&mut [0]));
+                let whole = reader
+                    .read_exact(decoded)
+                    .and_then(|()| reader.read(&mut [0]));
                 match whole {
                     Ok(0) => Ok(()),
                     Ok(_) => Err(Error::decode("gzip", "more bytes than the chunk has")),
@@ -361,7 +399,8 @@ impl Stage {
     ) -> Result<Cow<'a, [u8]>, Error> {
         match (self, size) {
             (Self::Zstd { .. } | Self::Gzip(_), BytesRepresentation::FixedSize(size)) => {
-                let size = usize::try_from(size).map_err(|error| Error::decode(self.name(), error))?;
+                let size =
+                    usize::try_from(size).map_err(|error| Error::decode(self.name(), error))?;
                 let mut decoded = vec![0; size];
                 self.decode_into(&encoded, &mut decoded, options)?;
                 Ok(Cow::Owned(decoded))
@@ -377,7 +416,10 @@ impl Stage {
             (Self::Blosc(_), BytesRepresentation::FixedSize(size))
                 if blosc_declares(&encoded).is_none_or(|declared| declared != size) =>
             {
-                Err(Error::decode("blosc", "its header declares another size than the chunk has"))
+                Err(Error::decode(
+                    "blosc",
+                    "its header declares another size than the chunk has",
+                ))
             }
             (Self::Zstd { .. }, BytesRepresentation::UnboundedSize) => zstd::decode_all(&*encoded)
                 .map(Cow::Owned)
@@ -398,7 +440,12 @@ impl Stage {
             }
             Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
                 let encoded = zarrs
-                    .encode(decoded, &codec_options(DecodeOptions { validate_checksums: true }))
+                    .encode(
+                        decoded,
+                        &codec_options(DecodeOptions {
+                            validate_checksums: true,
+                        }),
+                    )
                     .map_err(|error| Error::encode(self.name(), error))?;
                 into.extend_from_slice(&encoded);
                 Ok(())
@@ -468,14 +515,21 @@ fn enzstd(decoded: &[u8], level: i32, checksum: bool, into: &mut Vec<u8>) -> Res
                 _ => {
                     let mut context = zstd::bulk::Compressor::new(level)?;
                     context.include_checksum(checksum)?;
-                    kept.insert(Compressor { level, checksum, context, room: Vec::new() })
+                    kept.insert(Compressor {
+                        level,
+                        checksum,
+                        context,
+                        room: Vec::new(),
+                    })
                 }
             };
             let bound = zstd::zstd_safe::compress_bound(decoded.len());
             if compressor.room.len() < bound {
                 compressor.room.resize(bound, 0);
             }
-            let len = compressor.context.compress_to_buffer(decoded, compressor.room.as_mut_slice())?;
+            let len = compressor
+                .context
+                .compress_to_buffer(decoded, compressor.room.as_mut_slice())?;
             into.extend_from_slice(&compressor.room[..len]);
             if bound > KEPT_ROOM {
                 compressor.room = Vec::new();
@@ -504,14 +558,18 @@ fn stage_sizes(stages: &[Stage], nbytes: usize) -> Vec<BytesRepresentation> {
 }
 
 fn nbytes(spec: &ChunkSpec) -> Result<usize, Error> {
-    spec.nbytes().ok_or_else(|| Error::invalid("the chunk is larger than memory can be"))
+    spec.nbytes()
+        .ok_or_else(|| Error::invalid("the chunk is larger than memory can be"))
 }
 
 fn same_size(codec: &str, got: usize, expected: usize) -> Result<(), Error> {
     if got == expected {
         return Ok(());
     }
-    Err(Error::decode(codec, format!("it holds {got} bytes where the chunk has {expected}")))
+    Err(Error::decode(
+        codec,
+        format!("it holds {got} bytes where the chunk has {expected}"),
+    ))
 }
 
 fn zarrs_shape(spec: &ChunkSpec) -> Result<Vec<NonZeroU64>, Error> {
@@ -533,8 +591,8 @@ fn index(value: &serde_json::Value) -> Option<usize> {
     value.as_u64().and_then(|axis| usize::try_from(axis).ok())
 }
 
-fn is_order(axes: &Vec<usize>) -> bool {
-    let mut sorted = axes.clone();
+fn is_order(axes: &[usize]) -> bool {
+    let mut sorted = axes.to_vec();
     sorted.sort_unstable();
     sorted.iter().enumerate().all(|(at, axis)| at == *axis)
 }
@@ -544,7 +602,9 @@ mod tests {
     use super::*;
     use crate::element::{Element, Kind};
 
-    const OPTIONS: DecodeOptions = DecodeOptions { validate_checksums: true };
+    const OPTIONS: DecodeOptions = DecodeOptions {
+        validate_checksums: true,
+    };
 
     fn encode(chain: &Chain, spec: &ChunkSpec, decoded: &[u8]) -> Vec<u8> {
         let mut encoded = b"before".to_vec();
@@ -562,8 +622,17 @@ mod tests {
     }
 
     fn spec(shape: &[u64]) -> ChunkSpec {
-        let element = Element { size: 2, kind: Kind::Bits, swap_unit: 2, big_endian: false };
-        ChunkSpec { shape: shape.to_vec(), element, fill: vec![0, 0] }
+        let element = Element {
+            size: 2,
+            kind: Kind::Bits,
+            swap_unit: 2,
+            big_endian: false,
+        };
+        ChunkSpec {
+            shape: shape.to_vec(),
+            element,
+            fill: vec![0, 0],
+        }
     }
 
     const CHAINS: &[&str] = &[
@@ -588,7 +657,9 @@ mod tests {
             for (writer, reader) in [(&direct, &zarrs), (&zarrs, &direct), (&direct, &direct)] {
                 let encoded = encode(writer, &spec, &decoded);
                 let mut scratch = Vec::new();
-                let back = reader.decode(&spec, &encoded, &mut scratch, OPTIONS).unwrap();
+                let back = reader
+                    .decode(&spec, &encoded, &mut scratch, OPTIONS)
+                    .unwrap();
                 assert_eq!(decoded, back, "{json}");
             }
         }
@@ -607,8 +678,11 @@ mod tests {
         let strides = direct.strides(&spec);
         assert_eq!(vec![6, 2, 12], strides);
         let (mut scratch, mut seen) = (Vec::new(), Vec::new());
-        let decoded = direct.decode(&spec, &encoded, &mut scratch, OPTIONS).unwrap();
-        for (a, b, c) in (0..2).flat_map(|a| (0..3).flat_map(move |b| (0..4).map(move |c| (a, b, c))))
+        let decoded = direct
+            .decode(&spec, &encoded, &mut scratch, OPTIONS)
+            .unwrap();
+        for (a, b, c) in
+            (0..2).flat_map(|a| (0..3).flat_map(move |b| (0..4).map(move |c| (a, b, c))))
         {
             let at = usize::try_from(a * strides[0] + b * strides[1] + c * strides[2]).unwrap();
             seen.extend_from_slice(&decoded[at..at + 2]);
@@ -623,8 +697,17 @@ mod tests {
         for json in CHAINS {
             let chain = Chain::new(&metadata(json), &uint16(), false).unwrap();
             let encoded = encode(&chain, &spec, &decoded);
-            for bytes in [&encoded[..encoded.len() - 1], &[], &encoded[..encoded.len() / 2]] {
-                assert!(chain.decode(&spec, bytes, &mut Vec::new(), OPTIONS).is_err(), "{json}");
+            for bytes in [
+                &encoded[..encoded.len() - 1],
+                &[],
+                &encoded[..encoded.len() / 2],
+            ] {
+                assert!(
+                    chain
+                        .decode(&spec, bytes, &mut Vec::new(), OPTIONS)
+                        .is_err(),
+                    "{json}"
+                );
             }
         }
     }
@@ -637,7 +720,11 @@ mod tests {
             let chain = Chain::new(&metadata(json), &uint16(), false).unwrap();
             let encoded = encode(&chain, &large, &vec![0; 2 << 20]);
             let mut scratch = Vec::new();
-            assert!(chain.decode(&small, &encoded, &mut scratch, OPTIONS).is_err());
+            assert!(
+                chain
+                    .decode(&small, &encoded, &mut scratch, OPTIONS)
+                    .is_err()
+            );
             assert!(scratch.capacity() < 1 << 10);
         }
     }
@@ -646,6 +733,9 @@ mod tests {
     fn an_unknown_codec_is_named() {
         let codecs = metadata(r#"[{"name":"bytes"},{"name":"nonesuch"}]"#);
         let error = Chain::new(&codecs, &uint16(), false).unwrap_err();
-        assert!(matches!(&error, Error::Unsupported(text) if text.contains("nonesuch")), "{error}");
+        assert!(
+            matches!(&error, Error::Unsupported(text) if text.contains("nonesuch")),
+            "{error}"
+        );
     }
 }

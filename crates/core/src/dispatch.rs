@@ -31,12 +31,12 @@ pub(crate) async fn drive<'a>(
         if stop() {
             return;
         }
-        if waiting.is_none() {
-            if let Some(launch) = launches.next() {
-                running.extend(launch.running);
-                waiting = launch.admitted;
-                continue;
-            }
+        if waiting.is_none()
+            && let Some(launch) = launches.next()
+        {
+            running.extend(launch.running);
+            waiting = launch.admitted;
+            continue;
         }
         tokio::select! {
             biased;

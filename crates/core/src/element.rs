@@ -43,7 +43,9 @@ impl ChunkSpec {
     pub fn nbytes(&self) -> Option<usize> {
         self.shape
             .iter()
-            .try_fold(self.element.size as u64, |product, length| product.checked_mul(*length))
+            .try_fold(self.element.size as u64, |product, length| {
+                product.checked_mul(*length)
+            })
             .and_then(|nbytes| usize::try_from(nbytes).ok())
             .filter(|nbytes| isize::try_from(*nbytes).is_ok())
     }
@@ -51,7 +53,11 @@ impl ChunkSpec {
     /// The same element and fill value in another shape.
     #[must_use]
     pub fn with_shape(&self, shape: &[u64]) -> Self {
-        Self { shape: shape.to_vec(), element: self.element.clone(), fill: self.fill.clone() }
+        Self {
+            shape: shape.to_vec(),
+            element: self.element.clone(),
+            fill: self.fill.clone(),
+        }
     }
 
     /// Fills a decoded chunk with the fill value.
@@ -81,7 +87,11 @@ impl ChunkSpec {
                 let fill = self.parts(&self.fill);
                 identical()
                     || items().all(|item| {
-                        if nan { self.is_nan(item) } else { self.parts(item) == fill }
+                        if nan {
+                            self.is_nan(item)
+                        } else {
+                            self.parts(item) == fill
+                        }
                     })
             }
         }
@@ -113,7 +123,11 @@ impl ChunkSpec {
 
 /// IEEE 754 binary16, of which only "is it NaN" is ever asked.
 fn half_to_f64(bits: u16) -> f64 {
-    if bits & 0x7c00 == 0x7c00 && bits & 0x03ff != 0 { f64::NAN } else { f64::from(bits) }
+    if bits & 0x7c00 == 0x7c00 && bits & 0x03ff != 0 {
+        f64::NAN
+    } else {
+        f64::from(bits)
+    }
 }
 
 impl Element {
@@ -121,9 +135,21 @@ impl Element {
     pub(crate) fn swap(&self, bytes: &mut [u8]) {
         match self.swap_unit {
             1 => {}
-            2 => bytes.as_chunks_mut::<2>().0.iter_mut().for_each(|part| part.reverse()),
-            4 => bytes.as_chunks_mut::<4>().0.iter_mut().for_each(|part| part.reverse()),
-            8 => bytes.as_chunks_mut::<8>().0.iter_mut().for_each(|part| part.reverse()),
+            2 => bytes
+                .as_chunks_mut::<2>()
+                .0
+                .iter_mut()
+                .for_each(|part| part.reverse()),
+            4 => bytes
+                .as_chunks_mut::<4>()
+                .0
+                .iter_mut()
+                .for_each(|part| part.reverse()),
+            8 => bytes
+                .as_chunks_mut::<8>()
+                .0
+                .iter_mut()
+                .for_each(|part| part.reverse()),
             unit => bytes.chunks_exact_mut(unit).for_each(<[u8]>::reverse),
         }
     }
@@ -141,7 +167,10 @@ impl Element {
 }
 
 /// Strides in bytes of a C-ordered chunk of `shape`.
-#[expect(clippy::cast_possible_wrap, reason = "a chunk's bytes fit, see `nbytes`")]
+#[expect(
+    clippy::cast_possible_wrap,
+    reason = "a chunk's bytes fit, see `nbytes`"
+)]
 pub(crate) fn c_strides(shape: &[u64], itemsize: usize) -> Vec<i64> {
     let mut strides = vec![0; shape.len()];
     let mut stride = itemsize as i64;
@@ -157,12 +186,24 @@ mod tests {
     use super::*;
 
     fn spec(kind: Kind, size: usize, unit: usize, fill: &[u8]) -> ChunkSpec {
-        let element = Element { size, kind, swap_unit: unit, big_endian: false };
-        ChunkSpec { shape: vec![2], element, fill: fill.to_vec() }
+        let element = Element {
+            size,
+            kind,
+            swap_unit: unit,
+            big_endian: false,
+        };
+        ChunkSpec {
+            shape: vec![2],
+            element,
+            fill: fill.to_vec(),
+        }
     }
 
     fn f32s(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
     }
 
     #[test]

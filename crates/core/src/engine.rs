@@ -14,7 +14,9 @@ use crate::locate::Loads;
 use crate::locks::KeyLocks;
 use crate::pool::Pool;
 use crate::stats::Stats;
-use crate::store::{Condition, Fetched, Get, Part, Put, Registry, RemoteConfig, RemoteStore, Store, Validator};
+use crate::store::{
+    Condition, Fetched, Get, Part, Put, Registry, RemoteConfig, RemoteStore, Store, Validator,
+};
 
 /// The process-wide bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,8 @@ impl Engine {
             let pool = Arc::new(Pool::new(limits.threads)?);
             *self.pool.write() = pool;
         }
-        self.admission.resize(limits.memory_bytes, limits.requests, limits.threads);
+        self.admission
+            .resize(limits.memory_bytes, limits.requests, limits.threads);
         self.indexes.resize(limits.shard_index_cache_bytes);
         Ok(())
     }
@@ -96,7 +99,11 @@ impl Engine {
     /// as zarrs has it, where the codecs get the threads that chunks leave.
     pub(crate) fn spread(&self, array: &Array, count: usize) -> bool {
         let threads = self.pool().threads();
-        let most = array.settings.chunk_concurrent_maximum.unwrap_or(threads).max(1);
+        let most = array
+            .settings
+            .chunk_concurrent_maximum
+            .unwrap_or(threads)
+            .max(1);
         let least = array.settings.chunk_concurrent_minimum.min(most);
         let chunks = threads.clamp(least, most.max(least)).min(count).max(1);
         threads / chunks > 1
@@ -118,7 +125,11 @@ impl Engine {
                 drop(counted);
                 Ok(bytes.map_or(Get::Missing, |bytes| {
                     self.stats.bytes_read.add(bytes.len() as u64);
-                    Get::Found(Fetched { bytes, size: None, validator: None })
+                    Get::Found(Fetched {
+                        bytes,
+                        size: None,
+                        validator: None,
+                    })
                 }))
             }
             Store::Local(_) => Err(Error::invalid("a local store is read inside its job")),

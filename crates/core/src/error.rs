@@ -12,7 +12,9 @@ pub enum Error {
     #[error("{0}")]
     Store(Arc<StoreError>),
     /// The stored bytes are not what the codec chain says they are.
-    #[error("chunk {key:?} cannot be decoded by codec {codec:?}: {reason}; the stored object is damaged or was not written with this array's metadata")]
+    #[error(
+        "chunk {key:?} cannot be decoded by codec {codec:?}: {reason}; the stored object is damaged or was not written with this array's metadata"
+    )]
     Decode {
         /// Key of the chunk or shard.
         key: Arc<str>,
@@ -80,11 +82,19 @@ pub struct StoreError {
 
 impl Error {
     pub(crate) fn decode(codec: &str, reason: impl std::fmt::Display) -> Self {
-        Self::Decode { key: "".into(), codec: codec.into(), reason: reason.to_string().into() }
+        Self::Decode {
+            key: "".into(),
+            codec: codec.into(),
+            reason: reason.to_string().into(),
+        }
     }
 
     pub(crate) fn encode(codec: &str, reason: impl std::fmt::Display) -> Self {
-        Self::Encode { key: "".into(), codec: codec.into(), reason: reason.to_string().into() }
+        Self::Encode {
+            key: "".into(),
+            codec: codec.into(),
+            reason: reason.to_string().into(),
+        }
     }
 
     pub(crate) fn invalid(reason: impl std::fmt::Display) -> Self {
@@ -116,5 +126,9 @@ fn status_text(status: Option<u16>) -> String {
 }
 
 fn attempts_text(attempts: u32) -> String {
-    if attempts > 1 { format!(" after {attempts} attempts") } else { String::new() }
+    if attempts > 1 {
+        format!(" after {attempts} attempts")
+    } else {
+        String::new()
+    }
 }

@@ -109,10 +109,10 @@ impl Flights {
             let entry = objects.entry(id.clone()).or_default();
             let mut target = Some(ticket.target);
             for flight in entry.iter().filter_map(Weak::upgrade) {
-                if flight.carries(&ticket.cargo, &ticket.spec) {
-                    if let Some(unit) = flight.join(&mut target) {
-                        joined.push(unit);
-                    }
+                if flight.carries(&ticket.cargo, &ticket.spec)
+                    && let Some(unit) = flight.join(&mut target)
+                {
+                    joined.push(unit);
                 }
                 seen.push(flight);
                 if target.is_none() {
@@ -135,16 +135,16 @@ impl Flights {
         }
         stats.flights_shared.add(joined.len() as u64);
         let led = (!led.is_empty()).then(|| {
-            let (admitted, word) = oneshot::channel();
-            let flights = led.clone();
+            let (admitted, heard) = oneshot::channel();
+            let own = led.clone();
             let unit = work(led, admitted).shared();
-            for flight in &flights {
+            for flight in &own {
                 if let Some(weak) = unit.downgrade() {
                     flight.unit.get_or_init(|| weak);
                 }
             }
-            seen.extend(flights);
-            (unit, word)
+            seen.extend(own);
+            (unit, heard)
         });
         drop(objects);
         Launched { joined, led }
@@ -182,7 +182,9 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let Some(flights) = self.flights.upgrade() else { return };
+        let Some(flights) = self.flights.upgrade() else {
+            return;
+        };
         let mut objects = flights.objects.lock();
         if let Some(entry) = objects.get_mut(&self.id) {
             entry.retain(|flight| flight.strong_count() > 0);
@@ -202,7 +204,10 @@ impl Target {
     /// The wanted elements of the whole object.
     pub(crate) fn want(&self) -> Option<Want<'_>> {
         match &self.wants {
-            Wants::Object(selection) => Some(Want { selection, out: &self.out }),
+            Wants::Object(selection) => Some(Want {
+                selection,
+                out: &self.out,
+            }),
             Wants::Pieces(_) => None,
         }
     }

@@ -36,7 +36,11 @@ struct Entries {
 
 impl IndexCache {
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Mutex::new(Entries { lru: LruCache::unbounded(), nbytes: 0, limit }))
+        Self(Mutex::new(Entries {
+            lru: LruCache::unbounded(),
+            nbytes: 0,
+            limit,
+        }))
     }
 
     pub(crate) fn resize(&self, limit: usize) {
@@ -75,7 +79,9 @@ impl IndexCache {
 impl Entries {
     fn shrink(&mut self) {
         while self.nbytes > self.limit {
-            let Some((_, (_, old))) = self.lru.pop_lru() else { return };
+            let Some((_, (_, old))) = self.lru.pop_lru() else {
+                return;
+            };
             self.nbytes -= size(&old);
         }
     }
@@ -90,12 +96,18 @@ mod tests {
     use super::*;
 
     fn id(key: &str) -> ObjectId {
-        ObjectId { store: 1, key: key.into() }
+        ObjectId {
+            store: 1,
+            key: key.into(),
+        }
     }
 
     fn located(subchunks: usize, validator: bool) -> Located {
         let validator = validator.then(|| Validator::ETag("a".into()));
-        Located { index: Arc::new(ShardIndex::absent(subchunks)), validator }
+        Located {
+            index: Arc::new(ShardIndex::absent(subchunks)),
+            validator,
+        }
     }
 
     #[test]

@@ -46,7 +46,10 @@ impl Layout {
         spec: &crate::element::Element,
     ) -> Result<Self, Error> {
         if let Some(filter) = filters.as_array().and_then(|filters| filters.first()) {
-            return Err(Error::unsupported(format!("filter {} of Zarr v2", filter["id"])));
+            return Err(Error::unsupported(format!(
+                "filter {} of Zarr v2",
+                filter["id"]
+            )));
         }
         let mut codecs = Vec::new();
         if fortran && ndim > 1 {
@@ -62,17 +65,12 @@ impl Layout {
         Self::from_v3(&Value::Array(codecs), &json!("unknown"), spec.big_endian)
     }
 
-    fn new(
-        codecs: &[MetadataV3],
-        data_type: &MetadataV3,
-        big_endian: bool,
-    ) -> Result<Self, Error> {
-        if let [sharding] = codecs {
-            if sharding.name() == "sharding_indexed" {
-                if let Some(sharding) = Self::sharding(sharding, data_type, big_endian)? {
-                    return Ok(Self::Shard(Box::new(sharding)));
-                }
-            }
+    fn new(codecs: &[MetadataV3], data_type: &MetadataV3, big_endian: bool) -> Result<Self, Error> {
+        if let [sharding] = codecs
+            && sharding.name() == "sharding_indexed"
+            && let Some(sharding) = Self::sharding(sharding, data_type, big_endian)?
+        {
+            return Ok(Self::Shard(Box::new(sharding)));
         }
         Chain::new(codecs, data_type, big_endian).map(Self::Chunk)
     }
@@ -103,7 +101,9 @@ impl Layout {
         let index_codecs = parse(setting("index_codecs"), "index_codecs")?;
         let names: Vec<&str> = index_codecs.iter().map(MetadataV3::name).collect();
         let little = index_codecs.first().is_some_and(|bytes| {
-            let endian = bytes.configuration().and_then(|values| values.get("endian"));
+            let endian = bytes
+                .configuration()
+                .and_then(|values| values.get("endian"));
             endian.and_then(Value::as_str) != Some("big")
         });
         let checksum = match names.as_slice() {
@@ -113,7 +113,12 @@ impl Layout {
         };
         let codecs = parse(setting("codecs"), "codecs")?;
         let inner = Self::new(&codecs, data_type, big_endian)?;
-        Ok(Some(Sharding { chunk_shape, inner, location, checksum }))
+        Ok(Some(Sharding {
+            chunk_shape,
+            inner,
+            location,
+            checksum,
+        }))
     }
 
     /// Checks what only the chunk's own shape can tell.
@@ -125,11 +130,19 @@ impl Layout {
             Self::Chunk(chain) => chain.check(spec),
             Self::Shard(sharding) => {
                 let divides = sharding.chunk_shape.len() == spec.shape.len()
-                    && spec.shape.iter().zip(&sharding.chunk_shape).all(|(all, one)| all % one == 0);
+                    && spec
+                        .shape
+                        .iter()
+                        .zip(&sharding.chunk_shape)
+                        .all(|(all, one)| all % one == 0);
                 if !divides {
-                    return Err(Error::unsupported("subchunks that do not divide their shard"));
+                    return Err(Error::unsupported(
+                        "subchunks that do not divide their shard",
+                    ));
                 }
-                sharding.inner.check(&spec.with_shape(&sharding.chunk_shape))
+                sharding
+                    .inner
+                    .check(&spec.with_shape(&sharding.chunk_shape))
             }
         }
     }
@@ -184,7 +197,8 @@ mod tests {
 
     #[test]
     fn nested_shards_are_layouts_of_layouts() {
-        let index = json!([{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]);
+        let index =
+            json!([{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]);
         let inner = json!([{"name": "sharding_indexed", "configuration": {
             "chunk_shape": [2, 2], "codecs": [{"name": "bytes"}], "index_codecs": index,
             "index_location": "start"}}]);
@@ -195,15 +209,29 @@ mod tests {
             "sharding_indexed of [4, 8] [sharding_indexed of [2, 2] [bytes]]",
             layout.describe()
         );
-        let element = Element { size: 1, kind: Kind::Bits, swap_unit: 1, big_endian: false };
-        let spec = ChunkSpec { shape: vec![8, 8], element, fill: vec![0] };
+        let element = Element {
+            size: 1,
+            kind: Kind::Bits,
+            swap_unit: 1,
+            big_endian: false,
+        };
+        let spec = ChunkSpec {
+            shape: vec![8, 8],
+            element,
+            fill: vec![0],
+        };
         assert!(layout.check(&spec).is_ok());
         assert!(layout.check(&spec.with_shape(&[8, 12])).is_err());
     }
 
     #[test]
     fn v2_filters_and_unknown_compressors_are_named() {
-        let element = Element { size: 4, kind: Kind::Float, swap_unit: 4, big_endian: true };
+        let element = Element {
+            size: 4,
+            kind: Kind::Float,
+            swap_unit: 4,
+            big_endian: true,
+        };
         let v2 = |compressor: Value, filters: Value| {
             Layout::from_v2(&compressor, &filters, true, 2, &element)
         };

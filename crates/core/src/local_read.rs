@@ -43,7 +43,10 @@ pub(crate) fn read_local(
         Layout::Chunk(_) => {
             if opened.size() > 2 * flight.spec.nbytes as u64 + SLACK {
                 let size = opened.size();
-                return Err(Error::decode("bytes", format!("{size} bytes are no chunk of this shape")));
+                return Err(Error::decode(
+                    "bytes",
+                    format!("{size} bytes are no chunk of this shape"),
+                ));
             }
             with_encoded(|encoded| {
                 store.read(&flight.key, &opened, 0..opened.size(), encoded)?;
@@ -70,11 +73,11 @@ fn index(
 ) -> Result<Arc<ShardIndex>, Error> {
     let id = flight.array.object(&flight.key);
     let fingerprint = flight.spec.fingerprint;
-    if let Some(located) = engine.indexes.get(&id, fingerprint) {
-        if located.validator.as_ref() == Some(opened.validator()) {
-            work.stats.shard_index_hits.add(1);
-            return Ok(located.index);
-        }
+    if let Some(located) = engine.indexes.get(&id, fingerprint)
+        && located.validator.as_ref() == Some(opened.validator())
+    {
+        work.stats.shard_index_hits.add(1);
+        return Ok(located.index);
     }
     work.stats.shard_index_misses.add(1);
     let (spec, size) = (&flight.spec.chunk, opened.size());
@@ -90,9 +93,18 @@ fn index(
     let mut encoded = Vec::new();
     store.read(&flight.key, opened, range, &mut encoded)?;
     work.stats.bytes_read.add(nbytes);
-    let index = Arc::new(ShardIndex::decode(&encoded, sharding, spec, size, work.options)?);
+    let index = Arc::new(ShardIndex::decode(
+        &encoded,
+        sharding,
+        spec,
+        size,
+        work.options,
+    )?);
     let validator = Some(opened.validator().clone());
-    let located = Located { index: Arc::clone(&index), validator };
+    let located = Located {
+        index: Arc::clone(&index),
+        validator,
+    };
     engine.indexes.keep(id, fingerprint, &located);
     Ok(index)
 }
@@ -117,7 +129,10 @@ fn read_parts(
     }
     let ranges: Vec<_> = present.iter().map(|(range, _)| range.clone()).collect();
     let groups = coalesce(&ranges, GAP, SPAN);
-    let inner = Work { parallel: false, ..work };
+    let inner = Work {
+        parallel: false,
+        ..work
+    };
     pool::for_each(groups, work.parallel, |(span, members)| {
         with_encoded(|encoded| {
             store.read(&flight.key, opened, span.clone(), encoded)?;

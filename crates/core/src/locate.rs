@@ -31,7 +31,12 @@ impl Loads {
     }
 
     /// Joins the fetch of this index, or starts one.
-    fn join(&self, id: &ObjectId, fingerprint: u64, load: impl FnOnce() -> Load) -> (bool, Shared<Load>) {
+    fn join(
+        &self,
+        id: &ObjectId,
+        fingerprint: u64,
+        load: impl FnOnce() -> Load,
+    ) -> (bool, Shared<Load>) {
         let mut loads = self.0.lock();
         let under_way = loads.get(id).filter(|(made_by, _)| *made_by == fingerprint);
         if let Some(load) = under_way.and_then(|(_, load)| load.upgrade()) {
@@ -47,7 +52,10 @@ impl Loads {
     /// Removes a fetch that has ended, unless another has taken its place.
     fn ended(&self, id: &ObjectId) {
         let mut loads = self.0.lock();
-        if loads.get(id).is_some_and(|(_, load)| load.upgrade().is_none_or(|load| load.peek().is_some())) {
+        if loads
+            .get(id)
+            .is_some_and(|(_, load)| load.upgrade().is_none_or(|load| load.peek().is_some()))
+        {
             loads.remove(id);
         }
     }
@@ -76,7 +84,9 @@ impl Engine {
             let (sharding, id, admitted) = (sharding.clone(), id.clone(), admitted.take());
             async move {
                 engine.stats.shard_index_misses.add(1);
-                engine.load(&array, &spec, &sharding, &key, id, admitted).await
+                engine
+                    .load(&array, &spec, &sharding, &key, id, admitted)
+                    .await
             }
             .boxed()
         });
@@ -117,7 +127,10 @@ impl Engine {
             ShardIndex::decode(&fetched.bytes, sharding, &spec.chunk, size, options)
         })
         .map_err(|error| error.at(key))?;
-        let located = Located { index: Arc::new(index), validator: fetched.validator };
+        let located = Located {
+            index: Arc::new(index),
+            validator: fetched.validator,
+        };
         self.indexes.keep(id, spec.fingerprint, &located);
         Ok(Some(located))
     }

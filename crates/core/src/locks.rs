@@ -29,13 +29,21 @@ impl KeyLocks {
     /// Dropping the future loses the place in the queue.
     pub(crate) async fn lock(self: &Arc<Self>, id: ObjectId) -> KeyGuard {
         let guard = self.of(&id).lock_owned().await;
-        KeyGuard { guard: Some(guard), id, locks: Arc::clone(self) }
+        KeyGuard {
+            guard: Some(guard),
+            id,
+            locks: Arc::clone(self),
+        }
     }
 
     /// Takes the object's lock if nobody holds it.
     pub(crate) fn try_lock(self: &Arc<Self>, id: ObjectId) -> Option<KeyGuard> {
         let guard = self.of(&id).try_lock_owned().ok()?;
-        Some(KeyGuard { guard: Some(guard), id, locks: Arc::clone(self) })
+        Some(KeyGuard {
+            guard: Some(guard),
+            id,
+            locks: Arc::clone(self),
+        })
     }
 
     fn of(&self, id: &ObjectId) -> Arc<tokio::sync::Mutex<()>> {
@@ -53,7 +61,10 @@ impl Drop for KeyGuard {
     fn drop(&mut self) {
         drop(self.guard.take());
         let mut locks = self.locks.0.lock();
-        if locks.get(&self.id).is_some_and(|lock| lock.strong_count() == 0) {
+        if locks
+            .get(&self.id)
+            .is_some_and(|lock| lock.strong_count() == 0)
+        {
             locks.remove(&self.id);
         }
     }
@@ -67,7 +78,10 @@ mod tests {
     #[tokio::test]
     async fn writers_of_one_object_take_turns_and_leave_nothing() {
         let locks: Arc<KeyLocks> = Arc::default();
-        let id = ObjectId { store: 0, key: "a".into() };
+        let id = ObjectId {
+            store: 0,
+            key: "a".into(),
+        };
         let first = locks.lock(id.clone()).await;
         assert!(locks.try_lock(id.clone()).is_none());
         {

@@ -41,7 +41,9 @@ unsafe impl Sync for OutBuffer {}
 
 impl std::fmt::Debug for OutBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OutBuffer").field("extent", &self.extent).finish_non_exhaustive()
+        f.debug_struct("OutBuffer")
+            .field("extent", &self.extent)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,7 +60,13 @@ impl OutBuffer {
         extent: std::ops::Range<i64>,
         owner: Box<dyn Any + Send + Sync>,
     ) -> Self {
-        Self { base, extent, gate: AtomicUsize::new(0), idle: Notify::new(), _owner: owner }
+        Self {
+            base,
+            extent,
+            gate: AtomicUsize::new(0),
+            idle: Notify::new(),
+            _owner: owner,
+        }
     }
 
     /// Offsets that belong to the view, in bytes relative to its first element.
@@ -138,17 +146,29 @@ impl Drop for Pass<'_> {
 impl Pass<'_> {
     /// Copies a run of elements from a decoded chunk into the buffer.
     pub(crate) fn scatter(&self, chunk: &[u8], run: Run, itemsize: usize) {
-        self.buffer.check(run.out, [(run.out_step, run.len), (run.out_row, run.rows)], itemsize);
+        self.buffer.check(
+            run.out,
+            [(run.out_step, run.len), (run.out_row, run.rows)],
+            itemsize,
+        );
         check_slice(chunk.len(), run, itemsize);
         for row in 0..to_i64(run.rows) {
+            #[expect(
+                unsafe_code,
+                clippy::multiple_unsafe_ops_per_block,
+                reason = "raw strided copy"
+            )]
             // SAFETY: both sides were checked to lie within their memory for all rows of the run; the
             // caller's buffer and a decoded chunk never overlap; the pass keeps the buffer open.
-            #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
             unsafe {
                 copy(
-                    chunk.as_ptr().offset(to_isize(run.chunk + run.chunk_row * row)),
+                    chunk
+                        .as_ptr()
+                        .offset(to_isize(run.chunk + run.chunk_row * row)),
                     run.chunk_step,
-                    self.buffer.base.offset(to_isize(run.out + run.out_row * row)),
+                    self.buffer
+                        .base
+                        .offset(to_isize(run.out + run.out_row * row)),
                     run.out_step,
                     run.len,
                     itemsize,
@@ -159,16 +179,28 @@ impl Pass<'_> {
 
     /// Copies a run of elements from the buffer into a chunk that is to be encoded.
     pub(crate) fn gather(&self, chunk: &mut [u8], run: Run, itemsize: usize) {
-        self.buffer.check(run.out, [(run.out_step, run.len), (run.out_row, run.rows)], itemsize);
+        self.buffer.check(
+            run.out,
+            [(run.out_step, run.len), (run.out_row, run.rows)],
+            itemsize,
+        );
         check_slice(chunk.len(), run, itemsize);
         for row in 0..to_i64(run.rows) {
+            #[expect(
+                unsafe_code,
+                clippy::multiple_unsafe_ops_per_block,
+                reason = "raw strided copy"
+            )]
             // SAFETY: as in `scatter`, with the sides exchanged; `chunk` is borrowed exclusively.
-            #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
             unsafe {
                 copy(
-                    self.buffer.base.offset(to_isize(run.out + run.out_row * row)),
+                    self.buffer
+                        .base
+                        .offset(to_isize(run.out + run.out_row * row)),
                     run.out_step,
-                    chunk.as_mut_ptr().offset(to_isize(run.chunk + run.chunk_row * row)),
+                    chunk
+                        .as_mut_ptr()
+                        .offset(to_isize(run.chunk + run.chunk_row * row)),
                     run.chunk_step,
                     run.len,
                     itemsize,
@@ -179,13 +211,24 @@ impl Pass<'_> {
 
     /// Writes one item to every place of a run.
     pub(crate) fn fill(&self, item: &[u8], run: Run) {
-        self.buffer.check(run.out, [(run.out_step, run.len), (run.out_row, run.rows)], item.len());
+        self.buffer.check(
+            run.out,
+            [(run.out_step, run.len), (run.out_row, run.rows)],
+            item.len(),
+        );
         let uniform = item.iter().all(|byte| *byte == item[0]);
         for row in 0..to_i64(run.rows) {
+            #[expect(
+                unsafe_code,
+                clippy::multiple_unsafe_ops_per_block,
+                reason = "raw strided copy"
+            )]
             // SAFETY: all rows were checked to lie within the buffer; `item` is read at offset zero only.
-            #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
             unsafe {
-                let target = self.buffer.base.offset(to_isize(run.out + run.out_row * row));
+                let target = self
+                    .buffer
+                    .base
+                    .offset(to_isize(run.out + run.out_row * row));
                 if uniform && run.out_step == to_i64(item.len()) {
                     target.write_bytes(item[0], run.len * item.len());
                 } else {
@@ -198,8 +241,12 @@ impl Pass<'_> {
     /// The `len` bytes at `offset`, to encode from.
     pub(crate) fn slice(&self, offset: i64, len: usize) -> &[u8] {
         self.buffer.check(offset, [(0, 1), (0, 1)], len);
+        #[expect(
+            unsafe_code,
+            clippy::multiple_unsafe_ops_per_block,
+            reason = "raw memory"
+        )]
         // SAFETY: the bytes lie within the buffer, and nobody writes to a buffer of values (point 3).
-        #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw memory")]
         unsafe {
             std::slice::from_raw_parts(self.buffer.base.offset(to_isize(offset)), len)
         }
@@ -209,19 +256,29 @@ impl Pass<'_> {
     ///
     /// The caller must be the only one that is given these bytes: it is, when one chunk lands there
     /// whole (point 3 of the module doc).
-    #[expect(clippy::mut_from_ref, reason = "disjoint parts of one buffer go to many threads")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "disjoint parts of one buffer go to many threads"
+    )]
     pub(crate) fn slice_mut(&self, offset: i64, len: usize) -> &mut [u8] {
         self.buffer.check(offset, [(0, 1), (0, 1)], len);
+        #[expect(
+            unsafe_code,
+            clippy::multiple_unsafe_ops_per_block,
+            reason = "raw memory"
+        )]
         // SAFETY: the bytes lie within the buffer, are initialised or about to be overwritten as plain
         // bytes, and no other job is given them (point 3 of the module doc).
-        #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw memory")]
         unsafe {
             std::slice::from_raw_parts_mut(self.buffer.base.offset(to_isize(offset)), len)
         }
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "offsets within memory fit a pointer's width")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "offsets within memory fit a pointer's width"
+)]
 fn to_isize(offset: i64) -> isize {
     offset as isize
 }
@@ -233,8 +290,12 @@ fn to_i64(size: usize) -> i64 {
 
 #[track_caller]
 fn check_slice(len: usize, run: Run, itemsize: usize) {
-    let inside = reach(run.chunk, [(run.chunk_step, run.len), (run.chunk_row, run.rows)], itemsize)
-        .is_some_and(|(low, high)| low >= 0 && high <= to_i64(len));
+    let inside = reach(
+        run.chunk,
+        [(run.chunk_step, run.len), (run.chunk_row, run.rows)],
+        itemsize,
+    )
+    .is_some_and(|(low, high)| low >= 0 && high <= to_i64(len));
     assert!(inside, "a run would leave its chunk");
 }
 
@@ -242,7 +303,11 @@ fn check_slice(len: usize, run: Run, itemsize: usize) {
 ///
 /// # Safety
 /// Both runs must lie within memory valid for reading and for writing, and must not overlap.
-#[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "raw strided copy")]
+#[expect(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "raw strided copy"
+)]
 unsafe fn copy(
     source: *const u8,
     source_step: i64,
@@ -258,8 +323,14 @@ unsafe fn copy(
             let at = to_i64(at);
             // SAFETY: the caller vouches for every item of both runs.
             unsafe {
-                let item = source.offset(to_isize(from * at)).cast::<T>().read_unaligned();
-                target.offset(to_isize(to * at)).cast::<T>().write_unaligned(item);
+                let item = source
+                    .offset(to_isize(from * at))
+                    .cast::<T>()
+                    .read_unaligned();
+                target
+                    .offset(to_isize(to * at))
+                    .cast::<T>()
+                    .write_unaligned(item);
             }
         }
     }
@@ -293,16 +364,21 @@ pub(crate) mod tests {
 
     /// A buffer over memory of its own, with a way to look at it when all passes are over.
     pub(crate) fn owned(bytes: Vec<u8>) -> (std::sync::Arc<OutBuffer>, impl Fn() -> Vec<u8>) {
-        let cells: std::sync::Arc<[std::sync::atomic::AtomicU8]> =
-            bytes.into_iter().map(std::sync::atomic::AtomicU8::new).collect();
+        let cells: std::sync::Arc<[std::sync::atomic::AtomicU8]> = bytes
+            .into_iter()
+            .map(std::sync::atomic::AtomicU8::new)
+            .collect();
         let base = cells.as_ptr().cast_mut().cast::<u8>();
         let extent = 0..to_i64(cells.len());
         let owner = std::sync::Arc::clone(&cells);
-        // SAFETY: the cells allow shared writes and live as long as the owner.
         #[expect(unsafe_code, reason = "memory of the test's own")]
+        // SAFETY: the cells allow shared writes and live as long as the owner.
         let buffer = unsafe { OutBuffer::new(base, extent, Box::new(owner)) };
         (std::sync::Arc::new(buffer), move || {
-            cells.iter().map(|cell| cell.load(Ordering::SeqCst)).collect()
+            cells
+                .iter()
+                .map(|cell| cell.load(Ordering::SeqCst))
+                .collect()
         })
     }
 
@@ -310,7 +386,9 @@ pub(crate) mod tests {
     fn strided_copies_go_both_ways() {
         for size in [1_usize, 2, 3, 4, 8, 16] {
             let (buffer, bytes) = owned(vec![0; 10 * size]);
-            let chunk: Vec<u8> = (0..4 * size).map(|byte| u8::try_from(byte + 1).unwrap()).collect();
+            let chunk: Vec<u8> = (0..4 * size)
+                .map(|byte| u8::try_from(byte + 1).unwrap())
+                .collect();
             let run = Run {
                 chunk: 0,
                 out: to_i64(9 * size),
@@ -334,8 +412,16 @@ pub(crate) mod tests {
     #[should_panic(expected = "leave the caller's buffer")]
     fn an_access_outside_panics() {
         let (buffer, _) = owned(vec![0; 8]);
-        let run =
-            Run { chunk: 0, out: 4, chunk_step: 1, out_step: 1, len: 5, chunk_row: 0, out_row: 0, rows: 1 };
+        let run = Run {
+            chunk: 0,
+            out: 4,
+            chunk_step: 1,
+            out_step: 1,
+            len: 5,
+            chunk_row: 0,
+            out_row: 0,
+            rows: 1,
+        };
         buffer.enter().unwrap().scatter(&[0; 8], run, 1);
     }
 

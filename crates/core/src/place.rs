@@ -57,20 +57,24 @@ pub(crate) fn place(
             let touched = touched(sharding, spec, wants);
             let nbytes = touched.len() * subspec.nbytes().unwrap_or(0);
             let parallel = work.parallel && nbytes >= WORTH_SPREADING;
-            let work = Work { parallel: false, ..work };
-            pool::for_each(touched.into_iter().collect(), parallel, |(subchunk, parts)| {
-                let wants = as_wants(&parts);
-                match index.range(subchunk) {
-                    Some(range) => {
+            let work = Work {
+                parallel: false,
+                ..work
+            };
+            pool::for_each(
+                touched.into_iter().collect(),
+                parallel,
+                |(subchunk, parts)| {
+                    let wants = as_wants(&parts);
+                    if let Some(range) = index.range(subchunk) {
                         let bytes = bytes_of(encoded, &range)?;
                         place(&sharding.inner, &subspec, bytes, &wants, work)
-                    }
-                    None => {
+                    } else {
                         fill(&subspec, &wants);
                         Ok(())
                     }
-                }
-            })
+                },
+            )
             .map(drop)
         }
     }
@@ -80,8 +84,12 @@ pub(crate) fn place(
 pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) {
     let strides = vec![0; spec.shape.len()];
     for want in wants {
-        let Some(pass) = want.out.enter() else { continue };
-        runs(want.selection, &strides, spec.element.size, |run| pass.fill(&spec.fill, run));
+        let Some(pass) = want.out.enter() else {
+            continue;
+        };
+        runs(want.selection, &strides, spec.element.size, |run| {
+            pass.fill(&spec.fill, run);
+        });
     }
 }
 
@@ -95,14 +103,20 @@ pub(crate) fn touched<'a>(
     let mut touched: BTreeMap<usize, Vec<_>> = BTreeMap::new();
     for want in wants {
         for (coords, part) in want.selection.split(&sharding.chunk_shape) {
-            touched.entry(ravel(&coords, &grid)).or_default().push((part, want.out));
+            touched
+                .entry(ravel(&coords, &grid))
+                .or_default()
+                .push((part, want.out));
         }
     }
     touched
 }
 
 pub(crate) fn as_wants<'a>(parts: &'a [(Selection, &'a OutBuffer)]) -> Vec<Want<'a>> {
-    parts.iter().map(|(selection, out)| Want { selection, out }).collect()
+    parts
+        .iter()
+        .map(|(selection, out)| Want { selection, out })
+        .collect()
 }
 
 /// A byte range of what is in memory; the range comes from stored bytes, so it is checked.
@@ -130,17 +144,23 @@ fn place_chunk(
     work.stats.chunks_decoded.add(1);
     let strides = chain.strides(spec);
     let size = spec.element.size;
-    if let [want] = wants {
-        if let Some((offset, len)) = straight(want.selection, spec, &strides) {
-            let Some(pass) = want.out.enter() else { return Ok(()) };
-            return chain.decode_into(spec, encoded, pass.slice_mut(offset, len), work.options);
-        }
+    if let [want] = wants
+        && let Some((offset, len)) = straight(want.selection, spec, &strides)
+    {
+        let Some(pass) = want.out.enter() else {
+            return Ok(());
+        };
+        return chain.decode_into(spec, encoded, pass.slice_mut(offset, len), work.options);
     }
     with_decoded(|scratch| {
         let decoded = chain.decode(spec, encoded, scratch, work.options)?;
         for want in wants {
-            let Some(pass) = want.out.enter() else { continue };
-            runs(want.selection, &strides, size, |run| pass.scatter(decoded, run, size));
+            let Some(pass) = want.out.enter() else {
+                continue;
+            };
+            runs(want.selection, &strides, size, |run| {
+                pass.scatter(decoded, run, size);
+            });
         }
         Ok(())
     })

@@ -21,7 +21,9 @@ impl Pool {
             .thread_name(|at| format!("zarrs-async-cpu-{at}"))
             .build()
             .map(|pool| Self { pool })
-            .map_err(|error| Error::invalid(format!("{threads} threads cannot be started: {error}")))
+            .map_err(|error| {
+                Error::invalid(format!("{threads} threads cannot be started: {error}"))
+            })
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -41,7 +43,9 @@ impl Pool {
             // The receiver is gone when the batch was cancelled meanwhile.
             drop(done.send(guard(job)));
         });
-        result.await.unwrap_or_else(|_| Err(Error::Stopped("the pool has ended".into())))
+        result
+            .await
+            .unwrap_or_else(|_| Err(Error::Stopped("the pool has ended".into())))
     }
 }
 
@@ -61,7 +65,10 @@ pub(crate) fn for_each<T: Send, R: Send>(
 /// Calls `job`, and makes an error of a panic in it.
 pub(crate) fn guard<T>(job: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| {
-        Err(Error::decode("unknown", format!("a codec panicked: {}", message(panic.as_ref()))))
+        Err(Error::decode(
+            "unknown",
+            format!("a codec panicked: {}", message(panic.as_ref())),
+        ))
     })
 }
 
@@ -80,7 +87,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_pool_goes_on() {
         let pool = Pool::new(1).unwrap();
-        let error = pool.run(|| -> Result<(), Error> { panic!("odd bytes") }).await.unwrap_err();
+        let error = pool
+            .run(|| -> Result<(), Error> { panic!("odd bytes") })
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("odd bytes"));
         assert_eq!(7, pool.run(|| Ok(7)).await.unwrap());
     }

@@ -44,7 +44,9 @@ pub async fn read(engine: Arc<Engine>, batch: Batch) -> Result<Vec<bool>, BatchE
         engine,
     };
     drive(reader.launches(), || reader.slots.failed(), None).await;
-    let outcome = reader.slots.outcome(|slot| Arc::clone(&reader.batch.items[slot].key));
+    let outcome = reader
+        .slots
+        .outcome(|slot| Arc::clone(&reader.batch.items[slot].key));
     if outcome.is_err() {
         reader.batch.buffer.closed().await;
     }
@@ -75,7 +77,9 @@ pub(crate) enum Road {
 
 /// Decides by which road a chunk goes.
 pub(crate) fn road(batch: &Batch, item: &Item, budget: u64) -> Road {
-    let Layout::Shard(_) = batch.array.layout else { return Road::Object };
+    let Layout::Shard(_) = batch.array.layout else {
+        return Road::Object;
+    };
     let nbytes = item.spec.nbytes as u64;
     let whole = item.complete || item.selection.covers(&item.spec.chunk.shape);
     if !batch.array.store.is_awaited() || nbytes <= batch.coalesce_gap {
@@ -118,7 +122,10 @@ impl Reader {
             let outcome = self.read_shard(&self.batch.items[slot], admitted).await;
             self.slots.set(slot, outcome);
         };
-        Launch { running: vec![running.boxed()], admitted: Some(word) }
+        Launch {
+            running: vec![running.boxed()],
+            admitted: Some(word),
+        }
     }
 
     fn launch_objects(&self, slots: std::ops::Range<usize>) -> Launch<'_> {
@@ -154,7 +161,12 @@ impl Reader {
             spec: Arc::clone(&item.spec),
             key: Arc::clone(&item.key),
             cargo,
-            target: Target { slots: Arc::clone(slots), slot, out, wants: wants() },
+            target: Target {
+                slots: Arc::clone(slots),
+                slot,
+                out,
+                wants: wants(),
+            },
         }
     }
 
@@ -169,11 +181,22 @@ impl Reader {
             lane: Arc::clone(&self.lane),
             spread: self.spread,
         };
-        let launched = self.engine.flights.launch(tickets, &self.engine.stats, |flights, admitted| {
-            work(run, flights, admitted).boxed()
-        });
+        let launched =
+            self.engine
+                .flights
+                .launch(tickets, &self.engine.stats, |flights, admitted| {
+                    work(run, flights, admitted).boxed()
+                });
         let (led, admitted) = launched.led.unzip();
-        Launch { running: launched.joined.into_iter().chain(led).map(FutureExt::boxed).collect(), admitted }
+        Launch {
+            running: launched
+                .joined
+                .into_iter()
+                .chain(led)
+                .map(FutureExt::boxed)
+                .collect(),
+            admitted,
+        }
     }
 }
 
@@ -188,9 +211,16 @@ impl UnitRun {
     /// Reads local objects one after the other, in one job.
     async fn local(self, flights: Vec<Arc<Flight>>, admitted: oneshot::Sender<()>) {
         let array = Arc::clone(&flights[0].array);
-        let nbytes = flights.iter().map(|flight| flight.spec.nbytes).max().unwrap_or(0);
-        let permits =
-            self.engine.admission.admit(array.chunks.as_ref(), 2 * nbytes as u64, false).await;
+        let nbytes = flights
+            .iter()
+            .map(|flight| flight.spec.nbytes)
+            .max()
+            .unwrap_or(0);
+        let permits = self
+            .engine
+            .admission
+            .admit(array.chunks.as_ref(), 2 * nbytes as u64, false)
+            .await;
         let cpu = self.engine.admission.cpu(&self.lane).await;
         // Nobody listens any more when the batch that asked is gone.
         admitted.send(()).ok();
@@ -198,7 +228,9 @@ impl UnitRun {
         let job = move || {
             for flight in &flights {
                 let work = work(&self, flight);
-                board(flight, |wants| read_local(&self.engine, flight, wants, work));
+                board(flight, |wants| {
+                    read_local(&self.engine, flight, wants, work)
+                });
             }
             drop((permits, cpu));
             Ok(())
@@ -212,16 +244,29 @@ impl UnitRun {
         let array = &flight.array;
         // The encoded bytes, and a decoded chunk that may have to stand aside before it is scattered.
         let nbytes = 2 * flight.spec.nbytes as u64;
-        let mut permits = self.engine.admission.admit(array.chunks.as_ref(), nbytes, true).await;
+        let mut permits = self
+            .engine
+            .admission
+            .admit(array.chunks.as_ref(), nbytes, true)
+            .await;
         admitted.send(()).ok();
-        let fetched = self.engine.fetch(array, &flight.key, &Part::Whole, None).await;
+        let fetched = self
+            .engine
+            .fetch(array, &flight.key, &Part::Whole, None)
+            .await;
         permits.release_request();
         let flight = Arc::clone(flight);
         self.decode(permits, move |run| {
             board(&flight, |wants| match fetched {
                 Ok(Get::Found(fetched)) => {
                     let work = work(run, &flight);
-                    place(&flight.array.layout, &flight.spec.chunk, &fetched.bytes, wants, work)?;
+                    place(
+                        &flight.array.layout,
+                        &flight.spec.chunk,
+                        &fetched.bytes,
+                        wants,
+                        work,
+                    )?;
                     Ok(false)
                 }
                 Ok(Get::Missing | Get::Changed) => {
@@ -253,7 +298,11 @@ impl UnitRun {
 }
 
 pub(crate) fn work<'a>(run: &'a UnitRun, flight: &Flight) -> Work<'a> {
-    Work { options: flight.array.options(), stats: &run.engine.stats, parallel: run.spread }
+    Work {
+        options: flight.array.options(),
+        stats: &run.engine.stats,
+        parallel: run.spread,
+    }
 }
 
 /// Closes the flight to others, and does the work for all who joined it.

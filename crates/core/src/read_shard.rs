@@ -66,7 +66,10 @@ impl Reader {
             if !absent.is_empty() {
                 self.fill(item, absent, Some(sharding)).await?;
             }
-            match self.fetch_parts(item, sharding, &located, present, admitted.take()).await {
+            match self
+                .fetch_parts(item, sharding, &located, present, admitted.take())
+                .await
+            {
                 Err(Error::Store(error)) if error.kind == StoreErrorKind::Changed => {
                     self.engine.stats.replans.add(1);
                     self.engine.indexes.forget(&array.object(&item.key));
@@ -74,7 +77,11 @@ impl Reader {
                 outcome => return outcome.map(|()| false),
             }
         }
-        Err(changed(item, &array.store.name(), "it was replaced again and again while it was read"))
+        Err(changed(
+            item,
+            &array.store.name(),
+            "it was replaced again and again while it was read",
+        ))
     }
 
     async fn fetch_parts(
@@ -87,22 +94,32 @@ impl Reader {
     ) -> Result<(), Error> {
         let ranges: Vec<Range<u64>> = present.iter().map(|(range, _)| range.clone()).collect();
         let groups = coalesce(&ranges, self.batch.coalesce_gap, self.batch.coalesce_max);
-        let mut present: Vec<Option<(Range<u64>, Selection)>> = present.into_iter().map(Some).collect();
+        let mut present: Vec<Option<(Range<u64>, Selection)>> =
+            present.into_iter().map(Some).collect();
         let slots = Slots::new(groups.len());
         let inner = Arc::new(sharding.clone());
-        let launches = groups.into_iter().enumerate().map(|(slot, (range, members))| {
-            let pieces = members.into_iter().filter_map(|member| present[member].take()).collect();
-            let cargo = Cargo::Range(range, located.validator.clone());
-            let ticket = self.ticket(item, cargo, &slots, slot, || Wants::Pieces(pieces));
-            let inner = Arc::clone(&inner);
-            self.launch(vec![ticket], move |unit, flights, admitted| async move {
-                unit.range(inner, Arc::clone(&flights[0]), admitted).await;
-            })
-        });
+        let launches = groups
+            .into_iter()
+            .enumerate()
+            .map(|(slot, (range, members))| {
+                let pieces = members
+                    .into_iter()
+                    .filter_map(|member| present[member].take())
+                    .collect();
+                let cargo = Cargo::Range(range, located.validator.clone());
+                let ticket = self.ticket(item, cargo, &slots, slot, || Wants::Pieces(pieces));
+                let inner = Arc::clone(&inner);
+                self.launch(vec![ticket], move |unit, flights, admitted| async move {
+                    unit.range(inner, Arc::clone(&flights[0]), admitted).await;
+                })
+            });
         // Units are waited for also when one has failed: a plan that is made anew must be the last
         // to write.
         drive(launches, || false, admitted).await;
-        slots.outcome(|_| Arc::clone(&item.key)).map(drop).map_err(|failed| failed.error)
+        slots
+            .outcome(|_| Arc::clone(&item.key))
+            .map(drop)
+            .map_err(|failed| failed.error)
     }
 
     /// Writes the fill value where a shard, or some of its subchunks, are not.
@@ -117,7 +134,13 @@ impl Reader {
         let out = Arc::clone(&self.batch.buffer);
         let job = move || {
             for selection in &selections {
-                fill(&spec, &[Want { selection, out: &out }]);
+                fill(
+                    &spec,
+                    &[Want {
+                        selection,
+                        out: &out,
+                    }],
+                );
             }
             Ok(())
         };
@@ -133,7 +156,9 @@ impl UnitRun {
         flight: Arc<Flight>,
         admitted: oneshot::Sender<()>,
     ) {
-        let Cargo::Range(range, validator) = flight.cargo().clone() else { return };
+        let Cargo::Range(range, validator) = flight.cargo().clone() else {
+            return;
+        };
         let len = range.end - range.start;
         let subspec = flight.spec.chunk.with_shape(&sharding.chunk_shape);
         let nbytes = len + subspec.nbytes().unwrap_or(0) as u64;
@@ -141,8 +166,10 @@ impl UnitRun {
         // Nobody listens any more when the batch that asked is gone.
         admitted.send(()).ok();
         let part = Part::Range(range.clone());
-        let fetched =
-            self.engine.fetch(&flight.array, &flight.key, &part, validator.as_ref()).await;
+        let fetched = self
+            .engine
+            .fetch(&flight.array, &flight.key, &part, validator.as_ref())
+            .await;
         permits.release_request();
         self.decode(permits, move |run| {
             let targets = flight.board();
@@ -151,14 +178,22 @@ impl UnitRun {
                     let mut pieces: BTreeMap<(u64, u64), Vec<(Selection, &OutBuffer)>> =
                         BTreeMap::new();
                     for target in &targets {
-                        let Wants::Pieces(wanted) = &target.wants else { continue };
+                        let Wants::Pieces(wanted) = &target.wants else {
+                            continue;
+                        };
                         for (piece, selection) in wanted {
                             let at = (piece.start - range.start, piece.end - range.start);
-                            pieces.entry(at).or_default().push((selection.clone(), &target.out));
+                            pieces
+                                .entry(at)
+                                .or_default()
+                                .push((selection.clone(), &target.out));
                         }
                     }
                     let work = work(run, &flight);
-                    let inner = Work { parallel: false, ..work };
+                    let inner = Work {
+                        parallel: false,
+                        ..work
+                    };
                     let pieces = pieces.into_iter().collect();
                     pool::for_each(pieces, work.parallel, |((start, end), parts)| {
                         let bytes = bytes_of(&fetched.bytes, &(start..end))?;

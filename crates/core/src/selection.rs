@@ -49,7 +49,10 @@ impl Positions {
 
     /// The `index`-th of them.
     #[must_use]
-    #[expect(clippy::cast_possible_wrap, reason = "an index is below a length, which fits")]
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "an index is below a length, which fits"
+    )]
     pub fn get(&self, index: usize) -> i64 {
         match self {
             Self::Range { start, step, .. } => start + step * index as i64,
@@ -66,7 +69,10 @@ impl Positions {
     fn extent(&self) -> Option<(i64, i64)> {
         match self {
             Self::Range { start, step, len } => {
-                let last = i64::try_from(*len).ok()?.checked_sub(1).filter(|last| *last >= 0)?;
+                let last = i64::try_from(*len)
+                    .ok()?
+                    .checked_sub(1)
+                    .filter(|last| *last >= 0)?;
                 let end = start.checked_add(step.checked_mul(last)?)?;
                 Some((*start.min(&end), *start.max(&end)))
             }
@@ -81,26 +87,40 @@ impl Positions {
 
     /// A list, or the arithmetic sequence it is.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "windows of two hold two")]
     pub fn from_list(list: Vec<i64>) -> Self {
         let (start, len) = (list.first().copied().unwrap_or(0), list.len());
-        let step = if len > 1 { list[1].wrapping_sub(list[0]) } else { 0 };
-        if list.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == step) {
+        let step = if len > 1 {
+            list[1].wrapping_sub(list[0])
+        } else {
+            0
+        };
+        if list
+            .windows(2)
+            .all(|pair| pair[1].wrapping_sub(pair[0]) == step)
+        {
             Self::Range { start, step, len }
         } else {
             Self::List(list.into())
         }
     }
 
-    #[expect(clippy::cast_possible_wrap, reason = "a sub-range of a length that fits")]
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "a sub-range of a length that fits"
+    )]
     fn slice(&self, from: usize, len: usize, shift: i64) -> Self {
         match self {
-            Self::Range { start, step, .. } => {
-                Self::Range { start: start + step * from as i64 + shift, step: *step, len }
-            }
-            Self::List(list) => {
-                Self::List(list[from..from + len].iter().map(|value| value + shift).collect())
-            }
+            Self::Range { start, step, .. } => Self::Range {
+                start: start + step * from as i64 + shift,
+                step: *step,
+                len,
+            },
+            Self::List(list) => Self::List(
+                list[from..from + len]
+                    .iter()
+                    .map(|value| value + shift)
+                    .collect(),
+            ),
         }
     }
 }
@@ -187,7 +207,12 @@ impl Selection {
                     inside(&axis.chunk, *length).ok_or_else(invalid)?;
                     widen(&axis.out).ok_or_else(invalid)?;
                 }
-                widen(&Positions::Range { start: *base, step: 0, len: 1 }).ok_or_else(invalid)?;
+                widen(&Positions::Range {
+                    start: *base,
+                    step: 0,
+                    len: 1,
+                })
+                .ok_or_else(invalid)?;
             }
             Self::Points { coords, out } => {
                 if coords.len() != shape.len() {
@@ -202,7 +227,9 @@ impl Selection {
                 widen(out).ok_or_else(invalid)?;
             }
         }
-        let end = i64::try_from(itemsize).ok().and_then(|size| high.checked_add(size));
+        let end = i64::try_from(itemsize)
+            .ok()
+            .and_then(|size| high.checked_add(size));
         if low < extent.start || end.is_none_or(|end| end > extent.end) {
             return Err(invalid());
         }
@@ -238,9 +265,15 @@ impl Selection {
 }
 
 fn split_grid(axes: &[Axis], base: i64, subchunk: &[u64]) -> Vec<(Vec<u64>, Selection)> {
-    let per_axis: Vec<Vec<(u64, Axis)>> =
-        axes.iter().zip(subchunk).map(|(axis, length)| split_axis(axis, *length)).collect();
-    let mut parts = vec![(Vec::with_capacity(axes.len()), Vec::with_capacity(axes.len()))];
+    let per_axis: Vec<Vec<(u64, Axis)>> = axes
+        .iter()
+        .zip(subchunk)
+        .map(|(axis, length)| split_axis(axis, *length))
+        .collect();
+    let mut parts = vec![(
+        Vec::with_capacity(axes.len()),
+        Vec::with_capacity(axes.len()),
+    )];
     for choices in &per_axis {
         parts = parts
             .iter()
@@ -268,29 +301,42 @@ fn split_grid(axes: &[Axis], base: i64, subchunk: &[u64]) -> Vec<(Vec<u64>, Sele
 )]
 fn split_axis(axis: &Axis, length: u64) -> Vec<(u64, Axis)> {
     let mut parts = Vec::new();
-    if let Positions::Range { start, step, len } = axis.chunk {
-        if step > 0 {
-            let mut from = 0;
-            while from < len {
-                let index = (start + step * from as i64) as u64 / length;
-                let end = ((index + 1) * length) as i64;
-                let count = (((end - start) as u64).div_ceil(step as u64) as usize).min(len) - from;
-                let chunk = axis.chunk.slice(from, count, -((index * length) as i64));
-                parts.push((index, Axis { chunk, out: axis.out.slice(from, count, 0) }));
-                from += count;
-            }
-            return parts;
+    if let Positions::Range { start, step, len } = axis.chunk
+        && step > 0
+    {
+        let mut from = 0;
+        while from < len {
+            let index = (start + step * from as i64) as u64 / length;
+            let end = ((index + 1) * length) as i64;
+            let count = (((end - start) as u64).div_ceil(step as u64) as usize).min(len) - from;
+            let chunk = axis.chunk.slice(from, count, -((index * length) as i64));
+            parts.push((
+                index,
+                Axis {
+                    chunk,
+                    out: axis.out.slice(from, count, 0),
+                },
+            ));
+            from += count;
         }
+        return parts;
     }
     let mut order: Vec<usize> = (0..axis.chunk.len()).collect();
     order.sort_by_key(|at| axis.chunk.get(*at) as u64 / length);
-    for run in order.chunk_by(|a, b| {
-        axis.chunk.get(*a) as u64 / length == axis.chunk.get(*b) as u64 / length
-    }) {
+    for run in order
+        .chunk_by(|a, b| axis.chunk.get(*a) as u64 / length == axis.chunk.get(*b) as u64 / length)
+    {
         let index = axis.chunk.get(run[0]) as u64 / length;
         let origin = (index * length) as i64;
-        let chunk = Positions::from_list(run.iter().map(|at| axis.chunk.get(*at) - origin).collect());
-        parts.push((index, Axis { chunk, out: axis.out.take(run) }));
+        let chunk =
+            Positions::from_list(run.iter().map(|at| axis.chunk.get(*at) - origin).collect());
+        parts.push((
+            index,
+            Axis {
+                chunk,
+                out: axis.out.take(run),
+            },
+        ));
     }
     parts
 }
@@ -324,11 +370,20 @@ fn split_points(
                 .zip(subchunk.iter().zip(&index))
                 .map(|(positions, (length, index))| {
                     let origin = (length * index) as i64;
-                    points.iter().map(|at| positions.get(*at) - origin).collect()
+                    points
+                        .iter()
+                        .map(|at| positions.get(*at) - origin)
+                        .collect()
                 })
                 .map(Positions::from_list)
                 .collect();
-            (index, Selection::Points { coords, out: out.take(&points) })
+            (
+                index,
+                Selection::Points {
+                    coords,
+                    out: out.take(&points),
+                },
+            )
         })
         .collect()
 }
@@ -353,7 +408,16 @@ pub(crate) struct Run {
 impl Run {
     /// Elements in a row of their own.
     const fn row(chunk: i64, out: i64, chunk_step: i64, out_step: i64, len: usize) -> Self {
-        Self { chunk, out, chunk_step, out_step, len, chunk_row: 0, out_row: 0, rows: 1 }
+        Self {
+            chunk,
+            out,
+            chunk_step,
+            out_step,
+            len,
+            chunk_row: 0,
+            out_row: 0,
+            rows: 1,
+        }
     }
 }
 
@@ -368,15 +432,20 @@ struct Offsets<'a> {
 
 impl Offsets<'_> {
     fn len(&self) -> usize {
-        self.merged.map_or_else(|| self.chunk.len(), |merged| merged.4)
+        self.merged
+            .map_or_else(|| self.chunk.len(), |merged| merged.4)
     }
 
-    #[expect(clippy::cast_possible_wrap, reason = "an index is below a length, which fits")]
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "an index is below a length, which fits"
+    )]
     fn get(&self, index: usize) -> (i64, i64) {
         match self.merged {
-            Some((chunk, chunk_step, out, out_step, _)) => {
-                (chunk + chunk_step * index as i64, out + out_step * index as i64)
-            }
+            Some((chunk, chunk_step, out, out_step, _)) => (
+                chunk + chunk_step * index as i64,
+                out + out_step * index as i64,
+            ),
             None => (self.chunk.get(index) * self.stride, self.out.get(index)),
         }
     }
@@ -399,7 +468,10 @@ pub(crate) fn runs(
     match selection {
         Selection::Points { coords, out } => {
             for at in 0..out.len() {
-                let chunk = coords.iter().zip(strides).map(|(axis, stride)| axis.get(at) * stride);
+                let chunk = coords
+                    .iter()
+                    .zip(strides)
+                    .map(|(axis, stride)| axis.get(at) * stride);
                 let chunk = chunk.sum();
                 visit(Run::row(chunk, out.get(at), 0, 0, 1));
             }
@@ -413,7 +485,9 @@ pub(crate) fn runs(
 
 /// The run that a whole selection is, where one is enough.
 pub(crate) fn single_run(selection: &Selection, strides: &[i64], itemsize: usize) -> Option<Run> {
-    let Selection::Grid { axes, base } = selection else { return None };
+    let Selection::Grid { axes, base } = selection else {
+        return None;
+    };
     if selection.is_empty() {
         return None;
     }
@@ -437,11 +511,20 @@ fn merged<'a>(axes: &'a [Axis], strides: &[i64], itemsize: usize) -> Vec<Offsets
             let merged = match (&axis.chunk, &axis.out) {
                 (
                     Positions::Range { start, step, len },
-                    Positions::Range { start: out, step: out_step, .. },
+                    Positions::Range {
+                        start: out,
+                        step: out_step,
+                        ..
+                    },
                 ) => Some((start * stride, step * stride, *out, *out_step, *len)),
                 _ => None,
             };
-            Offsets { chunk: &axis.chunk, stride: *stride, out: &axis.out, merged }
+            Offsets {
+                chunk: &axis.chunk,
+                stride: *stride,
+                out: &axis.out,
+                merged,
+            }
         })
         .collect();
     offsets.sort_by_key(|axis| match axis.merged {
@@ -453,21 +536,28 @@ fn merged<'a>(axes: &'a [Axis], strides: &[i64], itemsize: usize) -> Vec<Offsets
     for axis in offsets {
         if axis.len() == 1 && axis.merged.is_some() && !joined.is_empty() {
             // A single position only moves the origin of the axis before it.
-            if let (Some((chunk, _, out, _, _)), Some(before)) =
-                (axis.merged, joined.last_mut().and_then(|before| before.merged.as_mut()))
-            {
+            if let (Some((chunk, _, out, _, _)), Some(before)) = (
+                axis.merged,
+                joined.last_mut().and_then(|before| before.merged.as_mut()),
+            ) {
                 before.0 += chunk;
                 before.2 += out;
                 continue;
             }
         }
-        if let (Some(inner), Some(outer)) =
-            (axis.merged, joined.last_mut().and_then(|outer| outer.merged.as_mut()))
-        {
+        if let (Some(inner), Some(outer)) = (
+            axis.merged,
+            joined.last_mut().and_then(|outer| outer.merged.as_mut()),
+        ) {
             let len = inner.4 as i64;
             if outer.4 == 1 || (outer.1 == inner.1 * len && outer.3 == inner.3 * len) {
-                *outer =
-                    (outer.0 + inner.0, inner.1, outer.2 + inner.2, inner.3, outer.4 * inner.4);
+                *outer = (
+                    outer.0 + inner.0,
+                    inner.1,
+                    outer.2 + inner.2,
+                    inner.3,
+                    outer.4 * inner.4,
+                );
                 continue;
             }
         }
@@ -505,12 +595,12 @@ fn grid_runs(axes: &[Offsets<'_>], base: i64, mut visit: impl FnMut(Run)) {
             run.out += out;
         }
         visit(run);
-        let Some(axis) = (0..outer.len()).rev().find(|axis| at[*axis] + 1 < outer[*axis].len())
-        else {
+        let more = |level: &usize| at[*level] + 1 < outer[*level].len();
+        let Some(level) = (0..outer.len()).rev().find(more) else {
             return;
         };
-        at[axis] += 1;
-        at[axis + 1..].fill(0);
+        at[level] += 1;
+        at[level + 1..].fill(0);
     }
 }
 
@@ -520,7 +610,12 @@ impl Selection {
     fn elements(&self) -> Vec<(Vec<i64>, i64)> {
         match self {
             Self::Points { coords, out } => (0..out.len())
-                .map(|at| (coords.iter().map(|axis| axis.get(at)).collect(), out.get(at)))
+                .map(|at| {
+                    (
+                        coords.iter().map(|axis| axis.get(at)).collect(),
+                        out.get(at),
+                    )
+                })
                 .collect(),
             Self::Grid { axes, base } => {
                 let mut all = vec![(Vec::new(), *base)];
@@ -528,11 +623,14 @@ impl Selection {
                     all = all
                         .iter()
                         .flat_map(|(coords, offset)| {
-                            axis.chunk.iter().zip(axis.out.iter()).map(move |(at, out)| {
-                                let mut coords = coords.clone();
-                                coords.push(at);
-                                (coords, offset + out)
-                            })
+                            axis.chunk
+                                .iter()
+                                .zip(axis.out.iter())
+                                .map(move |(at, out)| {
+                                    let mut coords = coords.clone();
+                                    coords.push(at);
+                                    (coords, offset + out)
+                                })
                         })
                         .collect();
                 }
@@ -553,9 +651,18 @@ mod tests {
     fn grid() -> Selection {
         Selection::Grid {
             axes: vec![
-                Axis { chunk: range(1, 3, 3), out: range(0, 80, 3) },
-                Axis { chunk: Positions::List([7, 0, 0, 5].into()), out: range(60, -20, 4) },
-                Axis { chunk: range(4, -1, 5), out: range(0, 4, 5) },
+                Axis {
+                    chunk: range(1, 3, 3),
+                    out: range(0, 80, 3),
+                },
+                Axis {
+                    chunk: Positions::List([7, 0, 0, 5].into()),
+                    out: range(60, -20, 4),
+                },
+                Axis {
+                    chunk: range(4, -1, 5),
+                    out: range(0, 4, 5),
+                },
             ],
             base: 8,
         }
@@ -579,10 +686,16 @@ mod tests {
                 .split(&subchunk)
                 .iter()
                 .flat_map(|(index, part)| {
-                    let origin: Vec<i64> =
-                        index.iter().zip(&subchunk).map(|(i, n)| (i * n) as i64).collect();
+                    let origin: Vec<i64> = index
+                        .iter()
+                        .zip(&subchunk)
+                        .map(|(i, n)| (i * n) as i64)
+                        .collect();
                     part.elements().into_iter().map(move |(coords, out)| {
-                        (coords.iter().zip(&origin).map(|(c, o)| c + o).collect(), out)
+                        (
+                            coords.iter().zip(&origin).map(|(c, o)| c + o).collect(),
+                            out,
+                        )
                     })
                 })
                 .collect();
@@ -599,7 +712,9 @@ mod tests {
         let strides = [64, 8, 2];
         let mut visited = Vec::new();
         runs(&grid(), &strides, 2, |run| {
-            for (row, at) in (0..run.rows as i64).flat_map(|row| (0..run.len as i64).map(move |at| (row, at))) {
+            for (row, at) in
+                (0..run.rows as i64).flat_map(|row| (0..run.len as i64).map(move |at| (row, at)))
+            {
                 visited.push((
                     run.chunk + run.chunk_row * row + run.chunk_step * at,
                     run.out + run.out_row * row + run.out_step * at,
@@ -619,9 +734,18 @@ mod tests {
     #[test]
     fn a_whole_contiguous_chunk_is_one_run() {
         let axes = vec![
-            Axis { chunk: range(0, 1, 4), out: range(0, 48, 4) },
-            Axis { chunk: range(0, 1, 1), out: range(0, 48, 1) },
-            Axis { chunk: range(0, 1, 6), out: range(0, 8, 6) },
+            Axis {
+                chunk: range(0, 1, 4),
+                out: range(0, 48, 4),
+            },
+            Axis {
+                chunk: range(0, 1, 1),
+                out: range(0, 48, 1),
+            },
+            Axis {
+                chunk: range(0, 1, 6),
+                out: range(0, 8, 6),
+            },
         ];
         let selection = Selection::Grid { axes, base: 16 };
         let mut seen = Vec::new();
@@ -640,7 +764,10 @@ mod tests {
         assert!(points().check(&[10, 7], 4, 0..16).is_ok());
         assert!(points().check(&[9, 7], 4, 0..16).is_err());
         let wild = Selection::Grid {
-            axes: vec![Axis { chunk: range(0, 1, 2), out: range(i64::MAX, 1, 2) }],
+            axes: vec![Axis {
+                chunk: range(0, 1, 2),
+                out: range(i64::MAX, 1, 2),
+            }],
             base: 0,
         };
         assert!(wild.check(&[2], 1, 0..10).is_err());

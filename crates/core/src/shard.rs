@@ -40,7 +40,7 @@ pub struct Sharding {
 
 /// A decoded shard index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShardIndex {
+pub(crate) struct ShardIndex {
     entries: Vec<(u64, u64)>,
 }
 
@@ -48,14 +48,20 @@ impl Sharding {
     /// Subchunks along each axis of a shard.
     #[must_use]
     pub fn grid(&self, spec: &ChunkSpec) -> Vec<u64> {
-        spec.shape.iter().zip(&self.chunk_shape).map(|(all, one)| all / one).collect()
+        spec.shape
+            .iter()
+            .zip(&self.chunk_shape)
+            .map(|(all, one)| all / one)
+            .collect()
     }
 
     /// Bytes of the encoded index.
     #[must_use]
     pub fn index_size(&self, spec: &ChunkSpec) -> u64 {
         let subchunks: u64 = self.grid(spec).iter().product();
-        subchunks.saturating_mul(16).saturating_add(if self.checksum { 4 } else { 0 })
+        subchunks
+            .saturating_mul(16)
+            .saturating_add(if self.checksum { 4 } else { 0 })
     }
 
     /// Bytes of a shard of `size` bytes in which subchunks may stand.
@@ -84,7 +90,10 @@ impl Sharding {
             })
             .ok_or_else(|| {
                 let len = shard.len();
-                Error::decode("sharding_indexed", format!("{len} bytes are less than its index"))
+                Error::decode(
+                    "sharding_indexed",
+                    format!("{len} bytes are less than its index"),
+                )
             })
     }
 }
@@ -92,7 +101,9 @@ impl Sharding {
 impl ShardIndex {
     /// An index without any subchunk.
     pub(crate) fn absent(subchunks: usize) -> Self {
-        Self { entries: vec![(ABSENT, ABSENT); subchunks] }
+        Self {
+            entries: vec![(ABSENT, ABSENT); subchunks],
+        }
     }
 
     /// Decodes an index, and checks every entry against the part of the shard that holds subchunks.
@@ -166,9 +177,15 @@ impl ShardIndex {
 }
 
 /// Number in C order of the cell at `coords` of a grid.
-#[expect(clippy::cast_possible_truncation, reason = "an index of that many entries is in memory")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an index of that many entries is in memory"
+)]
 pub(crate) fn ravel(coords: &[u64], grid: &[u64]) -> usize {
-    coords.iter().zip(grid).fold(0, |at, (coord, length)| at * length + coord) as usize
+    coords
+        .iter()
+        .zip(grid)
+        .fold(0, |at, (coord, length)| at * length + coord) as usize
 }
 
 #[cfg(test)]
@@ -177,7 +194,9 @@ mod tests {
     use crate::element::{Element, Kind};
     use serde_json::json;
 
-    const OPTIONS: DecodeOptions = DecodeOptions { validate_checksums: true };
+    const OPTIONS: DecodeOptions = DecodeOptions {
+        validate_checksums: true,
+    };
 
     fn sharding(location: &str) -> (Box<Sharding>, ChunkSpec) {
         let codecs = json!([{"name": "sharding_indexed", "configuration": {
@@ -187,8 +206,20 @@ mod tests {
         else {
             panic!("not a shard")
         };
-        let element = Element { size: 1, kind: Kind::Bits, swap_unit: 1, big_endian: false };
-        (sharding, ChunkSpec { shape: vec![6], element, fill: vec![0] })
+        let element = Element {
+            size: 1,
+            kind: Kind::Bits,
+            swap_unit: 1,
+            big_endian: false,
+        };
+        (
+            sharding,
+            ChunkSpec {
+                shape: vec![6],
+                element,
+                fill: vec![0],
+            },
+        )
     }
 
     #[test]
@@ -200,7 +231,10 @@ mod tests {
         assert_eq!(sharding.index_size(&spec), encoded.len() as u64);
         let decoded = ShardIndex::decode(&encoded, &sharding, &spec, 7 + 52, OPTIONS).unwrap();
         assert_eq!(index, decoded);
-        assert_eq!(vec![None, None, Some(0..7)], (0..3).map(|at| decoded.range(at)).collect::<Vec<_>>());
+        assert_eq!(
+            vec![None, None, Some(0..7)],
+            (0..3).map(|at| decoded.range(at)).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -226,7 +260,9 @@ mod tests {
         let mut encoded = ShardIndex::absent(3).encode(true);
         *encoded.last_mut().unwrap() ^= 1;
         assert!(ShardIndex::decode(&encoded, &sharding, &spec, 52, OPTIONS).is_err());
-        let lenient = DecodeOptions { validate_checksums: false };
+        let lenient = DecodeOptions {
+            validate_checksums: false,
+        };
         assert!(ShardIndex::decode(&encoded, &sharding, &spec, 52, lenient).is_ok());
     }
 }

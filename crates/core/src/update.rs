@@ -51,7 +51,9 @@ fn update_chunk(
     values: Values<'_>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
-    let nbytes = spec.nbytes().ok_or_else(|| Error::invalid("the chunk is too large"))?;
+    let nbytes = spec
+        .nbytes()
+        .ok_or_else(|| Error::invalid("the chunk is too large"))?;
     let strides = chain.strides(spec);
     let work = values.work;
     let gone = || Error::Stopped("its values are gone".into());
@@ -77,7 +79,9 @@ fn update_chunk(
             None => spec.fill_into(scratch),
         }
         let size = spec.element.size;
-        runs(selection, &strides, size, |run| pass.gather(scratch, run, size));
+        runs(selection, &strides, size, |run| {
+            pass.gather(scratch, run, size);
+        });
         encode(scratch)
     })
 }
@@ -112,11 +116,18 @@ fn update_shard(
         }
         None => ShardIndex::absent(count),
     };
-    let mut subchunks: Vec<Subchunk> =
-        (0..count).map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept)).collect();
+    let mut subchunks: Vec<Subchunk> = (0..count)
+        .map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept))
+        .collect();
     let parts = selection.split(&sharding.chunk_shape);
     let subspec = spec.with_shape(&sharding.chunk_shape);
-    let inner = Values { work: Work { parallel: false, ..values.work }, ..values };
+    let inner = Values {
+        work: Work {
+            parallel: false,
+            ..values.work
+        },
+        ..values
+    };
     let encode = |at: usize, part: &Selection, into: &mut Vec<u8>| {
         let before = existing
             .zip(index.range(at))
@@ -139,7 +150,14 @@ fn update_shard(
             subchunks[ravel(&coords, &grid)] = Subchunk::Touched(part);
         }
     }
-    assemble(sharding, spec, existing.unwrap_or_default(), &subchunks, encode, into)
+    assemble(
+        sharding,
+        spec,
+        existing.unwrap_or_default(),
+        &subchunks,
+        encode,
+        into,
+    )
 }
 
 /// Appends the subchunks and their index; nothing where no subchunk is left.

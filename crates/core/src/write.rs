@@ -51,7 +51,9 @@ pub async fn write(engine: Arc<Engine>, batch: Batch) -> Result<(), BatchError> 
         engine,
     };
     drive(writer.launches(), || writer.slots.failed(), None).await;
-    let outcome = writer.slots.outcome(|slot| Arc::clone(&writer.batch.items[slot].key));
+    let outcome = writer
+        .slots
+        .outcome(|slot| Arc::clone(&writer.batch.items[slot].key));
     if outcome.is_err() {
         writer.batch.buffer.closed().await;
     }
@@ -100,7 +102,9 @@ impl Writer {
                 next += 1;
             }
             if !group.is_empty() {
-                return Some(launch(|admitted| self.clone().local(group, admitted).boxed()));
+                return Some(launch(|admitted| {
+                    self.clone().local(group, admitted).boxed()
+                }));
             }
             let slot = next;
             items.get(slot)?;
@@ -114,7 +118,11 @@ impl Writer {
         let item = &self.batch.items[slot];
         let id = self.batch.array.object(&item.key);
         let lock = self.engine.locks.lock(id.clone()).await;
-        let writing = Writing { engine: Arc::clone(&self.engine), id, _lock: lock };
+        let writing = Writing {
+            engine: Arc::clone(&self.engine),
+            id,
+            _lock: lock,
+        };
         if self.batch.array.store.is_awaited() {
             let outcome = self.awaited(slot, &writing, admitted).await;
             self.slots.set(slot, outcome.map(|()| false));
@@ -126,22 +134,35 @@ impl Writer {
     fn try_lock(&self, item: &Item) -> Option<Writing> {
         let id = self.batch.array.object(&item.key);
         let lock = self.engine.locks.try_lock(id.clone())?;
-        Some(Writing { engine: Arc::clone(&self.engine), id, _lock: lock })
+        Some(Writing {
+            engine: Arc::clone(&self.engine),
+            id,
+            _lock: lock,
+        })
     }
 
     /// Writes local chunks one after the other, in one job.
     async fn local(self, group: Vec<(usize, Writing)>, admitted: oneshot::Sender<()>) {
         let array = &self.batch.array;
-        let largest = group.iter().map(|(slot, _)| self.batch.items[*slot].spec.nbytes).max();
+        let largest = group
+            .iter()
+            .map(|(slot, _)| self.batch.items[*slot].spec.nbytes)
+            .max();
         let nbytes = 2 * largest.unwrap_or(0) as u64;
-        let permits = self.engine.admission.admit(array.chunks.as_ref(), nbytes, false).await;
+        let permits = self
+            .engine
+            .admission
+            .admit(array.chunks.as_ref(), nbytes, false)
+            .await;
         let cpu = self.engine.admission.cpu(&self.lane).await;
         // Nobody listens any more when the batch is gone.
         admitted.send(()).ok();
         let pool = self.engine.pool();
         let job = move || {
             let Store::Local(store) = &self.batch.array.store else {
-                return Err(Error::invalid("only a local store is written inside its job"));
+                return Err(Error::invalid(
+                    "only a local store is written inside its job",
+                ));
             };
             let mut directories = Directories::default();
             for (slot, writing) in group {
@@ -165,7 +186,11 @@ impl Writer {
         directories: &mut Directories,
     ) -> Result<(), Error> {
         with_encoded(|before| {
-            let opened = if is_whole(item) { None } else { store.open(&item.key)? };
+            let opened = if is_whole(item) {
+                None
+            } else {
+                store.open(&item.key)?
+            };
             let existing = match opened {
                 Some(opened) => {
                     store.read(&item.key, &opened, 0..opened.size(), before)?;
@@ -241,7 +266,10 @@ impl Writer {
     ) -> Result<Put, Error> {
         let (engine, array, item) = (&self.engine, &self.batch.array, &self.batch.items[slot]);
         let nbytes = 2 * item.spec.nbytes as u64;
-        let mut permits = engine.admission.admit(array.chunks.as_ref(), nbytes, true).await;
+        let mut permits = engine
+            .admission
+            .admit(array.chunks.as_ref(), nbytes, true)
+            .await;
         // Nobody listens any more when the batch is gone.
         admitted.take().map(|admitted| admitted.send(()));
         let whole = is_whole(item);
@@ -254,8 +282,8 @@ impl Writer {
             }
         };
         permits.release_request();
-        let conditional = !whole
-            && matches!(&array.store, Store::Remote(store) if store.has_conditions());
+        let conditional =
+            !whole && matches!(&array.store, Store::Remote(store) if store.has_conditions());
         let condition = match &before {
             _ if !conditional => Condition::None,
             None => Condition::Absent,
@@ -279,14 +307,15 @@ impl Writer {
         permits.take_request(&engine.admission).await;
         match after {
             Some(bytes) => {
-                let extra: Vec<_> =
-                    (0..EXTRA_LANES).map_while(|_| engine.admission.requests.try_take()).collect();
+                let extra: Vec<_> = (0..EXTRA_LANES)
+                    .map_while(|_| engine.admission.requests.try_take())
+                    .collect();
                 let lanes = 1 + extra.len();
-                engine.put(array, &item.key, bytes.into(), &condition, lanes).await
+                engine
+                    .put(array, &item.key, bytes.into(), &condition, lanes)
+                    .await
             }
-            None if whole || existed => {
-                engine.delete(array, &item.key).await.map(|()| Put::Done)
-            }
+            None if whole || existed => engine.delete(array, &item.key).await.map(|()| Put::Done),
             None => Ok(Put::Done),
         }
     }
@@ -296,7 +325,10 @@ fn launch<'a>(
     unit: impl FnOnce(oneshot::Sender<()>) -> futures::future::BoxFuture<'a, ()>,
 ) -> Launch<'a> {
     let (admitted, word) = oneshot::channel();
-    Launch { running: vec![unit(admitted)], admitted: Some(word) }
+    Launch {
+        running: vec![unit(admitted)],
+        admitted: Some(word),
+    }
 }
 
 /// Whether nothing of what is stored survives.
@@ -307,7 +339,9 @@ fn is_whole(item: &Item) -> bool {
 /// A pause that grows with each refusal and differs between writers.
 fn pause(attempt: u32, id: &ObjectId) -> Duration {
     use std::hash::{BuildHasher, RandomState};
-    let longest = Duration::from_millis(2).saturating_mul(1 << attempt.min(10)).min(LONGEST_PAUSE);
+    let longest = Duration::from_millis(2)
+        .saturating_mul(1 << attempt.min(10))
+        .min(LONGEST_PAUSE);
     let random = u32::try_from(RandomState::new().hash_one(id) >> 32).unwrap_or(0);
     longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }

@@ -13,7 +13,7 @@ use pyo3_async_runtimes::TaskLocals;
 use tokio::task::AbortHandle;
 use zarrs_async_core::{Array, Batch, Element, Kind, Layout, OutBuffer, Settings, read, write};
 
-use crate::batch;
+use crate::batch::{self, Context};
 use crate::clerk::{Message, Outcome};
 use crate::errors;
 use crate::process::Process;
@@ -37,7 +37,7 @@ use crate::store::Description;
 ///
 /// Raises
 /// ------
-/// UnsupportedError
+/// `UnsupportedError`
 ///     When a codec, a data type or a store's setting is not known to the engine.
 #[pyclass(frozen, module = "zarrs_async._rust")]
 pub(crate) struct NativeArray {
@@ -78,12 +78,19 @@ impl NativeArray {
         if size == 0 || fill.len() != size {
             return Err(PyValueError::new_err("the fill value is not one element"));
         }
-        let element = Element { size, kind, swap_unit, big_endian };
-        let metadata: serde_json::Value =
-            serde_json::from_str(metadata).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let element = Element {
+            size,
+            kind,
+            swap_unit,
+            big_endian,
+        };
+        let metadata: serde_json::Value = serde_json::from_str(metadata)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let layout = layout(&metadata, &element).map_err(|error| errors::raise(&error))?;
         let setting = |name: &str| -> PyResult<Bound<'_, PyAny>> {
-            settings.get_item(name)?.ok_or_else(|| PyValueError::new_err(format!("no {name}")))
+            settings
+                .get_item(name)?
+                .ok_or_else(|| PyValueError::new_err(format!("no {name}")))
         };
         let settings = Settings {
             chunk_concurrent_maximum: setting("chunk_concurrent_maximum")?.extract()?,
@@ -94,27 +101,42 @@ impl NativeArray {
         let process = Process::current()?;
         if let Description::Remote(config) = &store {
             // A setting that is not known must show now, while another road can still be chosen.
-            process.engine.remote(config).map_err(|error| errors::raise(&error))?;
+            process
+                .engine
+                .remote(config)
+                .map_err(|error| errors::raise(&error))?;
         }
         let array = Mutex::new(None);
-        Ok(Self { process, layout, element, fill, store, settings, array })
+        Ok(Self {
+            process,
+            layout,
+            element,
+            fill,
+            store,
+            settings,
+            array,
+        })
     }
 
     /// Starts to read a batch.
     ///
     /// Parameters
     /// ----------
-    /// batch_info : Iterable
+    /// `batch_info` : Iterable
     ///     zarr's: byte getter, array spec, chunk selection, out selection, is complete.
     /// out : numpy.ndarray
     ///     Where the elements go; must not be touched before the batch has ended.
-    /// drop_axes : tuple[int, ...]
+    /// `drop_axes` : tuple[int, ...]
     ///     Axes of the chunk selections that `out` does not have.
     ///
     /// Returns
     /// -------
     /// tuple[asyncio.Future, Running]
     ///     The result, zarr's ``GetResult`` for each chunk; and the batch under way.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "extracted from Python's tuple"
+    )]
     fn read<'py>(
         &self,
         batch_info: &Bound<'py, PyAny>,
@@ -129,6 +151,10 @@ impl NativeArray {
     }
 
     /// Starts to write a batch; see `read`.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "extracted from Python's tuple"
+    )]
     fn write<'py>(
         &self,
         batch_info: &Bound<'py, PyAny>,
@@ -160,16 +186,13 @@ impl NativeArray {
         let py = batch_info.py();
         let locals = TaskLocals::with_running_loop(py)?;
         let array = self.array(py, &locals)?;
-        let batch = batch::parse(
-            &self.process,
-            &array,
-            &self.element,
-            &self.fill,
-            batch_info,
-            buffer,
-            drop_axes,
-            reading,
-        )?;
+        let context = Context {
+            process: &self.process,
+            array: &array,
+            element: &self.element,
+            fill: &self.fill,
+        };
+        let batch = batch::parse(&context, batch_info, buffer, drop_axes, reading)?;
         Ok((batch, locals))
     }
 
@@ -178,13 +201,17 @@ impl NativeArray {
         if let Some((on, array)) = &*last {
             let same = on
                 .as_ref()
-                .is_none_or(|on| on.event_loop(py).is(&locals.event_loop(py)));
+                .is_none_or(|on| on.event_loop(py).is(locals.event_loop(py)));
             if same {
                 return Ok(Arc::clone(array));
             }
         }
         let store = self.store.open(py, &self.process, locals)?;
-        let array = Arc::new(Array::new(store, self.layout.clone(), self.settings.clone()));
+        let array = Arc::new(Array::new(
+            store,
+            self.layout.clone(),
+            self.settings.clone(),
+        ));
         let on = matches!(self.store, Description::Foreign(_)).then(|| locals.clone());
         *last = Some((on, Arc::clone(&array)));
         Ok(array)
@@ -199,7 +226,14 @@ impl NativeArray {
     ) -> PyResult<(Bound<'py, PyAny>, Running)> {
         let buffer = Arc::clone(&batch.buffer);
         let (future, task) = spawn(py, &self.process, locals, run(batch))?;
-        Ok((future, Running { task, buffer, process: Arc::clone(&self.process) }))
+        Ok((
+            future,
+            Running {
+                task,
+                buffer,
+                process: Arc::clone(&self.process),
+            },
+        ))
     }
 }
 
@@ -231,22 +265,41 @@ fn spawn<'py>(
     locals: TaskLocals,
     run: impl Future<Output = Outcome> + Send + 'static,
 ) -> PyResult<(Bound<'py, PyAny>, AbortHandle)> {
-    let future = locals.event_loop(py).call_method0(intern!(py, "create_future"))?;
+    let future = locals
+        .event_loop(py)
+        .call_method0(intern!(py, "create_future"))?;
     let clerk: Sender<Message> = process.clerk.clone();
     let resolved = future.clone().unbind();
     let task = process.spawn(async move {
         let outcome = run.await;
         // A clerk that has gone means an interpreter that has.
-        drop(clerk.send(Message::Done { locals, future: resolved, outcome }));
+        drop(clerk.send(Message::Done {
+            locals,
+            future: resolved,
+            outcome,
+        }));
     })?;
     Ok((future, task))
 }
 
-fn layout(metadata: &serde_json::Value, element: &Element) -> Result<Layout, zarrs_async_core::Error> {
+fn layout(
+    metadata: &serde_json::Value,
+    element: &Element,
+) -> Result<Layout, zarrs_async_core::Error> {
     if metadata["zarr_format"] == 2 {
         let ndim = metadata["shape"].as_array().map_or(0, Vec::len);
         let fortran = metadata["order"] == "F";
-        return Layout::from_v2(&metadata["compressor"], &metadata["filters"], fortran, ndim, element);
+        return Layout::from_v2(
+            &metadata["compressor"],
+            &metadata["filters"],
+            fortran,
+            ndim,
+            element,
+        );
     }
-    Layout::from_v3(&metadata["codecs"], &metadata["data_type"], element.big_endian)
+    Layout::from_v3(
+        &metadata["codecs"],
+        &metadata["data_type"],
+        element.big_endian,
+    )
 }

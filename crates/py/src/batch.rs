@@ -22,21 +22,35 @@ struct Read<'py> {
     spec: Arc<Spec>,
 }
 
-/// Reads `batch_info` for chunks of `array`.
+/// What all batches of an array have in common.
+pub(crate) struct Context<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) array: &'a Arc<Array>,
+    pub(crate) element: &'a Element,
+    pub(crate) fill: &'a [u8],
+}
+
+/// Reads `batch_info`, whose elements go to `buffer` if `reading` and come from it otherwise.
 pub(crate) fn parse(
-    process: &Process,
-    array: &Arc<Array>,
-    element: &Element,
-    fill: &[u8],
+    context: &Context<'_>,
     batch_info: &Bound<'_, PyAny>,
     buffer: &Bound<'_, PyUntypedArray>,
     drop_axes: &[usize],
     reading: bool,
 ) -> PyResult<Batch> {
+    let Context {
+        process,
+        array,
+        element,
+        fill,
+    } = context;
     let py = batch_info.py();
     let memory = Memory::of(buffer, reading, &process.clerk)?;
-    let outside =
-        Outside { shape: &memory.shape, strides: &memory.strides, broadcast: !reading };
+    let outside = Outside {
+        shape: &memory.shape,
+        strides: &memory.strides,
+        broadcast: !reading,
+    };
     let extent = memory.buffer.extent();
     let mut items = Vec::with_capacity(batch_info.len().unwrap_or(0));
     let mut read: Option<Read<'_>> = None;
@@ -51,9 +65,16 @@ pub(crate) fn parse(
             _ => {
                 config = Some(python.getattr(intern!(py, "config"))?);
                 let shape = python.getattr(intern!(py, "shape"))?.extract()?;
-                let chunk = ChunkSpec { shape, element: element.clone(), fill: fill.to_vec() };
+                let chunk = ChunkSpec {
+                    shape,
+                    element: (*element).clone(),
+                    fill: fill.to_vec(),
+                };
                 let spec = array.spec(chunk).map_err(|error| errors::raise(&error))?;
-                Read { python, spec: Arc::new(spec) }
+                Read {
+                    python,
+                    spec: Arc::new(spec),
+                }
             }
         };
         let shape = spec.spec.shape();
@@ -64,7 +85,12 @@ pub(crate) fn parse(
             .check(shape, element.size, extent.clone())
             .map_err(|error| errors::raise(&error))?;
         let complete = info.get_item(4)?.is_truthy()?;
-        items.push(Item { key: path.into(), spec: Arc::clone(&spec.spec), selection, complete });
+        items.push(Item {
+            key: path.into(),
+            spec: Arc::clone(&spec.spec),
+            selection,
+            complete,
+        });
         read = Some(spec);
     }
     let setting = |name: &str, default: u64| -> PyResult<u64> {
@@ -74,7 +100,9 @@ pub(crate) fn parse(
         }
     };
     let write_empty_chunks = match &config {
-        Some(config) => config.getattr(intern!(py, "write_empty_chunks"))?.is_truthy()?,
+        Some(config) => config
+            .getattr(intern!(py, "write_empty_chunks"))?
+            .is_truthy()?,
         None => false,
     };
     Ok(Batch {

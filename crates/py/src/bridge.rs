@@ -66,7 +66,14 @@ impl PyStore {
         let name = store.get_type().name()?.to_string();
         let realm = locals.event_loop(py).as_ptr() as u64;
         let identity = store.as_ptr() as u64;
-        Ok(Self { store: Arc::new(store.clone().unbind()), identity, name, locals, realm, clerk })
+        Ok(Self {
+            store: Arc::new(store.clone().unbind()),
+            identity,
+            name,
+            locals,
+            realm,
+            clerk,
+        })
     }
 
     fn call(
@@ -130,11 +137,15 @@ impl ForeignStore for PyStore {
     }
 
     fn put(&self, key: &str, bytes: Bytes) -> BoxFuture<'static, Result<(), Error>> {
-        self.call("put", key, Part::Whole, Some(bytes)).map(|answer| answer.map(drop)).boxed()
+        self.call("put", key, Part::Whole, Some(bytes))
+            .map(|answer| answer.map(drop))
+            .boxed()
     }
 
     fn delete(&self, key: &str) -> BoxFuture<'static, Result<(), Error>> {
-        self.call("delete", key, Part::Whole, None).map(|answer| answer.map(drop)).boxed()
+        self.call("delete", key, Part::Whole, None)
+            .map(|answer| answer.map(drop))
+            .boxed()
     }
 }
 
@@ -150,11 +161,20 @@ impl Call {
         let argument = match (&self.part, &self.bytes) {
             (_, Some(bytes)) => PyBytes::new(py, bytes).into_any().unbind(),
             (Part::Whole, None) => py.None(),
-            (Part::Range(range), None) => (range.start, range.end).into_pyobject(py)?.into_any().unbind(),
+            (Part::Range(range), None) => (range.start, range.end)
+                .into_pyobject(py)?
+                .into_any()
+                .unbind(),
             (Part::Suffix(len), None) => (*len).into_pyobject(py)?.into_any().unbind(),
         };
         let store = self.store.clone_ref(py);
-        let arguments = (store, self.operation, self.key, argument, reply.clone_ref(py));
+        let arguments = (
+            store,
+            self.operation,
+            self.key,
+            argument,
+            reply.clone_ref(py),
+        );
         Ok((arguments.into_pyobject(py)?.into_any().unbind(), reply))
     }
 }
@@ -168,7 +188,9 @@ impl Reply {
 
     /// Gives the answer: a contiguous buffer, or None for what is not there.
     fn done(&self, answer: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let answer = answer.map(|answer| buffer::bytes(answer, &self.clerk)).transpose()?;
+        let answer = answer
+            .map(|answer| buffer::bytes(answer, &self.clerk))
+            .transpose()?;
         self.answer(Ok(answer));
         Ok(())
     }
@@ -207,7 +229,12 @@ impl Drop for Waiting {
             return;
         }
         if let Some(task) = self.task.lock().take() {
-            self.clerk.send(Message::Cancel { locals: self.locals.clone(), task }).ok();
+            self.clerk
+                .send(Message::Cancel {
+                    locals: self.locals.clone(),
+                    task,
+                })
+                .ok();
         }
     }
 }

@@ -47,11 +47,17 @@ impl Memory {
             return Err(PyValueError::new_err("the output array is read-only"));
         }
         let shape = array.shape().to_vec();
-        let strides: Vec<i64> = array.strides().iter().map(|stride| *stride as i64).collect();
+        let strides: Vec<i64> = array
+            .strides()
+            .iter()
+            .map(|stride| *stride as i64)
+            .collect();
         let itemsize = i64::try_from(array.dtype().itemsize())?;
         let (mut low, mut high) = (0, itemsize);
         for (length, stride) in shape.iter().zip(&strides) {
-            let reach = i64::try_from(*length)?.saturating_sub(1).saturating_mul(*stride);
+            let reach = i64::try_from(*length)?
+                .saturating_sub(1)
+                .saturating_mul(*stride);
             low += reach.min(0);
             high += reach.max(0);
         }
@@ -59,16 +65,27 @@ impl Memory {
             high = low;
         }
         let held = Held::Object(array.clone().into_any().unbind());
-        let owner = Reference { held: Mutex::new(Some(held)), clerk: clerk.clone() };
+        let owner = Reference {
+            held: Mutex::new(Some(held)),
+            clerk: clerk.clone(),
+        };
+        #[expect(
+            unsafe_code,
+            clippy::multiple_unsafe_ops_per_block,
+            reason = "numpy's memory"
+        )]
         // SAFETY: numpy vouches that an array's elements are where its data pointer, shape and strides
         // say; the array, and with it the memory, is held by `owner`; zarr does not touch an output
         // while its `read` is pending, and users do not change values while their `write` is.
-        #[expect(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "numpy's memory")]
         let buffer = unsafe {
             let base = (*array.as_array_ptr()).fields.data.cast::<u8>();
             OutBuffer::new(base, low..high, Box::new(owner))
         };
-        Ok(Self { buffer, shape, strides })
+        Ok(Self {
+            buffer,
+            shape,
+            strides,
+        })
     }
 }
 
@@ -76,11 +93,20 @@ impl Memory {
 pub(crate) fn bytes(object: &Bound<'_, PyAny>, clerk: &Sender<Message>) -> PyResult<Bytes> {
     let buffer = PyBuffer::<u8>::get(object)?;
     if !buffer.is_c_contiguous() {
-        return Err(PyValueError::new_err("the store gave bytes that are not contiguous"));
+        return Err(PyValueError::new_err(
+            "the store gave bytes that are not contiguous",
+        ));
     }
     let (start, len) = (buffer.buf_ptr().cast::<u8>() as usize, buffer.len_bytes());
-    let held = Reference { held: Mutex::new(Some(Held::Buffer(buffer))), clerk: clerk.clone() };
-    Ok(Bytes::from_owner(Borrowed { start, len, _held: held }))
+    let held = Reference {
+        held: Mutex::new(Some(Held::Buffer(buffer))),
+        clerk: clerk.clone(),
+    };
+    Ok(Bytes::from_owner(Borrowed {
+        start,
+        len,
+        _held: held,
+    }))
 }
 
 /// The memory of a Python buffer.
@@ -95,9 +121,9 @@ impl AsRef<[u8]> for Borrowed {
         if self.len == 0 {
             return &[];
         }
+        #[expect(unsafe_code, reason = "Python's memory")]
         // SAFETY: the buffer is exported, so its memory neither moves nor goes until `_held` is dropped;
         // it is contiguous and `len` bytes long; stores do not change bytes that they have given away.
-        #[expect(unsafe_code, reason = "Python's memory")]
         unsafe {
             std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.start), self.len)
         }

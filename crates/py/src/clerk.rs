@@ -21,7 +21,11 @@ use crate::errors;
 /// Something to do with the interpreter.
 pub(crate) enum Message {
     /// A batch has ended.
-    Done { locals: TaskLocals, future: Py<PyAny>, outcome: Outcome },
+    Done {
+        locals: TaskLocals,
+        future: Py<PyAny>,
+        outcome: Outcome,
+    },
     /// A foreign store is to be called on its loop.
     Call(Call),
     /// A call that nobody waits for any more.
@@ -82,16 +86,20 @@ fn deliver(py: Python<'_>, messages: Vec<Message>, engine: &Engine) {
             Message::Release(_) => continue,
         };
         let event_loop = locals.event_loop(py);
-        let share = shares.entry(event_loop.as_ptr() as usize).or_insert_with(|| Share {
-            event_loop,
-            resolved: PyList::empty(py),
-            calls: PyList::empty(py),
-            replies: Vec::new(),
-            cancelled: Vec::new(),
-            futures: 0,
-        });
+        let share = shares
+            .entry(event_loop.as_ptr() as usize)
+            .or_insert_with(|| Share {
+                event_loop,
+                resolved: PyList::empty(py),
+                calls: PyList::empty(py),
+                replies: Vec::new(),
+                cancelled: Vec::new(),
+                futures: 0,
+            });
         match message {
-            Message::Done { future, outcome, .. } => {
+            Message::Done {
+                future, outcome, ..
+            } => {
                 let (error, result) = outcome.into_python(py);
                 share.futures += 1;
                 report(py, share.resolved.append((future, error, result)));
@@ -116,11 +124,14 @@ impl Share<'_> {
             self.calls.append(arguments)?;
             waiting.push(reply);
         }
-        let serve = py.import(intern!(py, "zarrs_async._loop"))?.getattr(intern!(py, "serve"))?;
+        let serve = py
+            .import(intern!(py, "zarrs_async._loop"))?
+            .getattr(intern!(py, "serve"))?;
         let cancelled = PyList::new(py, self.cancelled)?;
         let arguments = (serve, self.resolved, self.calls, cancelled);
-        let sent =
-            self.event_loop.call_method1(intern!(py, "call_soon_threadsafe"), arguments);
+        let sent = self
+            .event_loop
+            .call_method1(intern!(py, "call_soon_threadsafe"), arguments);
         if let Err(error) = sent {
             // The loop has closed: nobody awaits these results.
             engine.stats().results_dropped.add(self.futures);
@@ -138,7 +149,9 @@ impl Outcome {
         let result = match self {
             Self::Read(Ok(missing)) => statuses(py, &missing),
             Self::Write(Ok(())) | Self::Drained => Ok(py.None()),
-            Self::Read(Err(failed)) | Self::Write(Err(failed)) => Err(errors::raise_batch(py, &failed)),
+            Self::Read(Err(failed)) | Self::Write(Err(failed)) => {
+                Err(errors::raise_batch(py, &failed))
+            }
         };
         match result {
             Ok(result) => (None, result),
@@ -155,7 +168,9 @@ fn statuses(py: Python<'_>, missing: &[bool]) -> PyResult<Py<PyAny>> {
         Ok(dict)
     };
     let (present, absent) = (status("present")?, status("missing")?);
-    let each = missing.iter().map(|missing| if *missing { &absent } else { &present });
+    let each = missing
+        .iter()
+        .map(|missing| if *missing { &absent } else { &present });
     Ok(PyTuple::new(py, each)?.into_any().unbind())
 }
 

@@ -15,15 +15,27 @@ pub(crate) fn raise(error: &Error) -> PyErr {
 pub(crate) fn raise_batch(py: Python<'_>, failed: &BatchError) -> PyErr {
     let raised = exception(py, &failed.error).unwrap_or_else(|failed| failed);
     if !failed.others.is_empty() {
-        let shown: Vec<String> = failed.others.iter().take(10).map(|key| format!("{key:?}")).collect();
-        let more = if failed.others.len() > shown.len() { ", …" } else { "" };
+        let shown: Vec<String> = failed
+            .others
+            .iter()
+            .take(10)
+            .map(|key| format!("{key:?}"))
+            .collect();
+        let more = if failed.others.len() > shown.len() {
+            ", …"
+        } else {
+            ""
+        };
         let note = format!(
             "{} other chunks of this batch failed too: {}{more}",
             failed.others.len(),
             shown.join(", ")
         );
         // A note that cannot be added is not worth losing the exception for.
-        raised.value(py).call_method1(intern!(py, "add_note"), (note,)).ok();
+        raised
+            .value(py)
+            .call_method1(intern!(py, "add_note"), (note,))
+            .ok();
     }
     raised
 }
@@ -52,13 +64,19 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
             details.set_item("key", &**key)?;
             details.set_item("codec", &**codec)?;
             details.set_item("reason", &**reason)?;
-            if matches!(error, Error::Decode { .. }) { "ChunkDecodeError" } else { "ChunkEncodeError" }
+            if matches!(error, Error::Decode { .. }) {
+                "ChunkDecodeError"
+            } else {
+                "ChunkEncodeError"
+            }
         }
         Error::Unsupported(_) => "UnsupportedError",
         Error::Stopped(_) => "ShutdownError",
         _ => "InvalidBatchError",
     };
-    let class = py.import(intern!(py, "zarrs_async.exceptions"))?.getattr(name)?;
+    let class = py
+        .import(intern!(py, "zarrs_async.exceptions"))?
+        .getattr(name)?;
     let raised = PyErr::from_value(class.call((error.to_string(),), Some(&details))?);
     if let Error::Store(failure) = error {
         raised.set_cause(py, Some(cause(py, failure)));

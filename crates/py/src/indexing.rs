@@ -37,13 +37,18 @@ pub(crate) fn selection(
     drop_axes: &[usize],
 ) -> PyResult<Selection> {
     let parts = parts(chunk, shape)?;
-    let arrays = parts.iter().filter(|part| matches!(part, Part::Positions(Positions::List(_)))).count();
-    let flat = is_flat(chunk)?;
-    if flat && parts.len() > 1 && arrays_only(chunk)? {
+    let arrays = parts
+        .iter()
+        .filter(|part| matches!(part, Part::Positions(Positions::List(_))))
+        .count();
+    let flat = is_flat(chunk);
+    if flat && parts.len() > 1 && arrays_only(chunk) {
         return points(parts, out, outside);
     }
     if flat && arrays > 1 {
-        return Err(PyIndexError::new_err("a selection mixes slices with several coordinate lists"));
+        return Err(PyIndexError::new_err(
+            "a selection mixes slices with several coordinate lists",
+        ));
     }
     grid(parts, out, outside, drop_axes)
 }
@@ -60,7 +65,7 @@ fn grid(
         .map(|(axis, part)| !matches!(part, Part::Integer(_)) && !drop_axes.contains(&axis))
         .collect();
     let scalar = outside.broadcast && outside.shape.is_empty();
-    let out_items = items(out)?;
+    let out_items = items(out);
     let count = kept.iter().filter(|kept| **kept).count();
     if !scalar && (out_items.len() != count || outside.shape.len() != count) {
         return Err(PyIndexError::new_err(format!(
@@ -73,16 +78,29 @@ fn grid(
     let mut dimension = 0;
     for (part, kept) in parts.into_iter().zip(kept) {
         let chunk = match part {
-            Part::Integer(at) => Positions::Range { start: at, step: 1, len: 1 },
+            Part::Integer(at) => Positions::Range {
+                start: at,
+                step: 1,
+                len: 1,
+            },
             Part::Positions(positions) | Part::Column(positions) => positions,
         };
         let len = chunk.len();
-        let still = Positions::Range { start: 0, step: 0, len };
+        let still = Positions::Range {
+            start: 0,
+            step: 0,
+            len,
+        };
         let out = if !kept || scalar {
             still
         } else {
             let positions = along(&out_items[dimension], outside.shape[dimension])?;
-            let offsets = offsets(positions, outside.strides[dimension], len, outside.broadcast)?;
+            let offsets = offsets(
+                positions,
+                outside.strides[dimension],
+                len,
+                outside.broadcast,
+            )?;
             dimension += 1;
             offsets
         };
@@ -96,7 +114,11 @@ fn points(parts: Vec<Part>, out: &Bound<'_, PyAny>, outside: Outside<'_>) -> PyR
         .into_iter()
         .map(|part| match part {
             Part::Positions(positions) | Part::Column(positions) => positions,
-            Part::Integer(at) => Positions::Range { start: at, step: 0, len: 1 },
+            Part::Integer(at) => Positions::Range {
+                start: at,
+                step: 0,
+                len: 1,
+            },
         })
         .collect();
     let len = coords.first().map_or(0, Positions::len);
@@ -104,11 +126,21 @@ fn points(parts: Vec<Part>, out: &Bound<'_, PyAny>, outside: Outside<'_>) -> PyR
         return Err(PyIndexError::new_err("coordinate lists differ in length"));
     }
     if outside.broadcast && outside.shape.is_empty() {
-        return Ok(Selection::Points { coords, out: Positions::Range { start: 0, step: 0, len } });
+        return Ok(Selection::Points {
+            coords,
+            out: Positions::Range {
+                start: 0,
+                step: 0,
+                len,
+            },
+        });
     }
-    let out_items = items(out)?;
-    let ([item], [length], [stride]) = (out_items.as_slice(), outside.shape, outside.strides) else {
-        return Err(PyIndexError::new_err("coordinates go to an array of one axis"));
+    let out_items = items(out);
+    let ([item], [length], [stride]) = (out_items.as_slice(), outside.shape, outside.strides)
+    else {
+        return Err(PyIndexError::new_err(
+            "coordinates go to an array of one axis",
+        ));
     };
     let out = offsets(along(item, *length)?, *stride, len, outside.broadcast)?;
     Ok(Selection::Points { coords, out })
@@ -118,7 +150,11 @@ fn points(parts: Vec<Part>, out: &Bound<'_, PyAny>, outside: Outside<'_>) -> PyR
 fn offsets(positions: Positions, stride: i64, len: usize, broadcast: bool) -> PyResult<Positions> {
     if positions.len() != len {
         if broadcast && positions.len() == 1 {
-            return Ok(Positions::Range { start: positions.get(0) * stride, step: 0, len });
+            return Ok(Positions::Range {
+                start: positions.get(0) * stride,
+                step: 0,
+                len,
+            });
         }
         return Err(PyValueError::new_err(format!(
             "could not broadcast {} values into a selection of {len}",
@@ -126,16 +162,18 @@ fn offsets(positions: Positions, stride: i64, len: usize, broadcast: bool) -> Py
         )));
     }
     Ok(match positions {
-        Positions::Range { start, step, len } => {
-            Positions::Range { start: start * stride, step: step * stride, len }
-        }
+        Positions::Range { start, step, len } => Positions::Range {
+            start: start * stride,
+            step: step * stride,
+            len,
+        },
         Positions::List(list) => Positions::List(list.iter().map(|at| at * stride).collect()),
     })
 }
 
 /// One part for each axis of the chunk.
 fn parts(chunk: &Bound<'_, PyAny>, shape: &[u64]) -> PyResult<Vec<Part>> {
-    let items = items(chunk)?;
+    let items = items(chunk);
     if items.is_empty() || (items.len() == 1 && items[0].is_instance_of::<PyEllipsis>()) {
         return Ok(shape
             .iter()
@@ -143,7 +181,9 @@ fn parts(chunk: &Bound<'_, PyAny>, shape: &[u64]) -> PyResult<Vec<Part>> {
             .collect());
     }
     if items.len() != shape.len() {
-        return Err(PyIndexError::new_err("a selection has another number of axes than its chunk"));
+        return Err(PyIndexError::new_err(
+            "a selection has another number of axes than its chunk",
+        ));
     }
     items
         .iter()
@@ -168,7 +208,11 @@ fn parts(chunk: &Bound<'_, PyAny>, shape: &[u64]) -> PyResult<Vec<Part>> {
 }
 
 fn whole(len: usize) -> Positions {
-    Positions::Range { start: 0, step: 1, len }
+    Positions::Range {
+        start: 0,
+        step: 1,
+        len,
+    }
 }
 
 /// The positions that one item selects along an axis.
@@ -182,57 +226,79 @@ fn along(item: &Bound<'_, PyAny>, length: usize) -> PyResult<Positions> {
         });
     }
     if let Ok(list) = item.cast::<PyArray1<i64>>() {
-        return Ok(Positions::from_list(wrapped(list.readonly().as_array().iter().copied(), length)));
+        return Ok(Positions::from_list(wrapped(
+            list.readonly().as_array().iter().copied(),
+            length,
+        )));
     }
     if let Ok(mask) = item.cast::<PyArray1<bool>>() {
         let mask = mask.readonly();
         let mask = mask.as_array();
         let selected = mask.iter().enumerate().filter(|(_, is)| **is);
-        return Ok(Positions::from_list(selected.map(|(at, _)| at as i64).collect()));
+        return Ok(Positions::from_list(
+            selected
+                .filter_map(|(at, _)| i64::try_from(at).ok())
+                .collect(),
+        ));
     }
     if let Ok(array) = item.cast::<PyUntypedArray>() {
         let py = item.py();
         let column = array.call_method0(intern!(py, "ravel"))?;
         let column = column.call_method1(intern!(py, "astype"), (intern!(py, "int64"),))?;
         let list = column.cast::<PyArray1<i64>>()?;
-        return Ok(Positions::from_list(wrapped(list.readonly().as_array().iter().copied(), length)));
+        return Ok(Positions::from_list(wrapped(
+            list.readonly().as_array().iter().copied(),
+            length,
+        )));
     }
     if item.is_instance_of::<PyEllipsis>() {
         return Ok(whole(length));
     }
-    Ok(Positions::Range { start: integer(item, length)?, step: 1, len: 1 })
+    Ok(Positions::Range {
+        start: integer(item, length)?,
+        step: 1,
+        len: 1,
+    })
 }
 
 /// Negative positions counted from the end.
 fn wrapped(positions: impl Iterator<Item = i64>, length: usize) -> Vec<i64> {
-    positions.map(|at| if at < 0 { at + length as i64 } else { at }).collect()
+    positions.map(|at| from_start(at, length)).collect()
 }
 
 fn integer(item: &Bound<'_, PyAny>, length: usize) -> PyResult<i64> {
     let at: i64 = item.extract().map_err(|_| {
         PyTypeError::new_err("a selection holds something else than integers, slices and arrays")
     })?;
-    Ok(if at < 0 { at + length as i64 } else { at })
+    Ok(from_start(at, length))
+}
+
+/// A position that counts from the end where it is negative.
+#[expect(clippy::cast_possible_wrap, reason = "an array's length fits")]
+const fn from_start(at: i64, length: usize) -> i64 {
+    if at < 0 { at + length as i64 } else { at }
 }
 
 /// The items of a selection: of a tuple its own, of anything else that one.
-fn items<'py>(selection: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+fn items<'py>(selection: &Bound<'py, PyAny>) -> Vec<Bound<'py, PyAny>> {
     match selection.cast::<PyTuple>() {
-        Ok(tuple) => Ok(tuple.iter().collect()),
-        Err(_) => Ok(vec![selection.clone()]),
+        Ok(tuple) => tuple.iter().collect(),
+        Err(_) => vec![selection.clone()],
     }
 }
 
 /// Whether no item is a column of an `ix_` grid.
-fn is_flat(selection: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(items(selection)?
-        .iter()
-        .all(|item| item.cast::<PyUntypedArray>().map_or(true, |array| array.ndim() <= 1)))
+fn is_flat(selection: &Bound<'_, PyAny>) -> bool {
+    items(selection).iter().all(|item| {
+        item.cast::<PyUntypedArray>()
+            .map_or(true, |array| array.ndim() <= 1)
+    })
 }
 
 /// Whether every item is a list: coordinates, then.
-fn arrays_only(selection: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(items(selection)?
-        .iter()
-        .all(|item| item.cast::<PyUntypedArray>().is_ok_and(|array| array.ndim() == 1)))
+fn arrays_only(selection: &Bound<'_, PyAny>) -> bool {
+    items(selection).iter().all(|item| {
+        item.cast::<PyUntypedArray>()
+            .is_ok_and(|array| array.ndim() == 1)
+    })
 }

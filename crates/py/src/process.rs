@@ -33,10 +33,10 @@ impl Process {
     pub(crate) fn current() -> PyResult<Arc<Self>> {
         let pid = std::process::id();
         let seen = PROCESS.load_full();
-        if let Some(process) = &seen {
-            if process.pid == pid {
-                return Ok(Arc::clone(process));
-            }
+        if let Some(process) = &seen
+            && process.pid == pid
+        {
+            return Ok(Arc::clone(process));
         }
         let made = Arc::new(Self::new(pid, default_limits())?);
         let before = PROCESS.compare_and_swap(&seen, Some(Arc::clone(&made)));
@@ -45,7 +45,10 @@ impl Process {
             (Some(other), _) if other.pid == pid => Ok(Arc::clone(other)),
             (Some(parents), _) => {
                 // The parent's threads are not in this process: nothing of theirs can be ended here.
-                #[expect(clippy::mem_forget, reason = "dropping it would wait for threads that are gone")]
+                #[expect(
+                    clippy::mem_forget,
+                    reason = "dropping it would wait for threads that are gone"
+                )]
                 std::mem::forget(Arc::clone(parents));
                 Ok(made)
             }
@@ -61,7 +64,12 @@ impl Process {
             .enable_all()
             .build()?;
         let clerk = clerk::start(Arc::clone(&engine))?;
-        Ok(Self { pid, runtime: Some(runtime), engine, clerk })
+        Ok(Self {
+            pid,
+            runtime: Some(runtime),
+            engine,
+            clerk,
+        })
     }
 
     /// Starts a task; an error once the interpreter ends.
@@ -90,9 +98,9 @@ impl Drop for Process {
 ///     Threads that decode and encode.
 /// requests : int
 ///     Requests in flight at most.
-/// memory_bytes : int
+/// `memory_bytes` : int
 ///     Bytes of encoded and decoded data in memory at most.
-/// shard_index_cache_bytes : int
+/// `shard_index_cache_bytes` : int
 ///     Bytes of decoded shard indexes kept at most.
 #[pyfunction]
 pub(crate) fn configure(
@@ -102,9 +110,15 @@ pub(crate) fn configure(
     memory_bytes: u64,
     shard_index_cache_bytes: usize,
 ) -> PyResult<()> {
-    let limits = Limits { threads, requests, memory_bytes, shard_index_cache_bytes };
+    let limits = Limits {
+        threads,
+        requests,
+        memory_bytes,
+        shard_index_cache_bytes,
+    };
     let process = Process::current()?;
-    py.detach(|| process.engine.resize(limits)).map_err(|error| errors::raise(&error))
+    py.detach(|| process.engine.resize(limits))
+        .map_err(|error| errors::raise(&error))
 }
 
 /// The engine's counters since the process began.
@@ -120,14 +134,17 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// Ends what is under way, within a bounded time; for the end of the interpreter.
 #[pyfunction]
 pub(crate) fn shutdown(py: Python<'_>) {
-    let Some(process) = PROCESS.swap(None).filter(|process| process.pid == std::process::id()) else {
+    let Some(process) = PROCESS
+        .swap(None)
+        .filter(|process| process.pid == std::process::id())
+    else {
         return;
     };
     py.detach(|| {
-        if let Ok(mut process) = Arc::try_unwrap(process) {
-            if let Some(runtime) = process.runtime.take() {
-                runtime.shutdown_timeout(SHUTDOWN);
-            }
+        if let Ok(mut process) = Arc::try_unwrap(process)
+            && let Some(runtime) = process.runtime.take()
+        {
+            runtime.shutdown_timeout(SHUTDOWN);
         }
     });
 }
@@ -135,5 +152,10 @@ pub(crate) fn shutdown(py: Python<'_>) {
 /// Until the first pipeline says otherwise.
 fn default_limits() -> Limits {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Limits { threads, requests: 128, memory_bytes: 1 << 30, shard_index_cache_bytes: 64 << 20 }
+    Limits {
+        threads,
+        requests: 128,
+        memory_bytes: 1 << 30,
+        shard_index_cache_bytes: 64 << 20,
+    }
 }

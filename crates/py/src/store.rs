@@ -27,8 +27,12 @@ impl Description {
             return Ok(Self::Foreign(Arc::new(store.unbind())));
         }
         if let Some(root) = get("root")? {
-            let direct_io = get("direct_io")?.is_some_and(|value| value.is_truthy().unwrap_or(false));
-            return Ok(Self::Local { root: root.extract()?, direct_io });
+            let direct_io =
+                get("direct_io")?.is_some_and(|value| value.is_truthy().unwrap_or(false));
+            return Ok(Self::Local {
+                root: root.extract()?,
+                direct_io,
+            });
         }
         let text = |name: &str| -> PyResult<String> {
             get(name)?.map_or_else(|| Ok(String::new()), |value| value.extract())
@@ -71,7 +75,10 @@ impl Description {
                 Store::Local(Arc::new(LocalStore::new(root, *direct_io)))
             }
             Self::Remote(config) => Store::Remote(
-                process.engine.remote(config).map_err(|error| errors::raise(&error))?,
+                process
+                    .engine
+                    .remote(config)
+                    .map_err(|error| errors::raise(&error))?,
             ),
             Self::Foreign(store) => {
                 let store = PyStore::new(store.bind(py), locals.clone(), process.clerk.clone())?;

@@ -33,7 +33,7 @@ pub enum RemoteKind {
     Gcs,
     /// Azure Blob Storage.
     Azure,
-    /// Plain HTTP, WebDAV for writes.
+    /// Plain HTTP, `WebDAV` for writes.
     Http,
 }
 
@@ -99,17 +99,45 @@ impl Registry {
 impl RemoteConfig {
     fn build(&self, stats: &Arc<Stats>) -> Result<RemoteStore, Error> {
         let retry = self.retry();
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        let disabled = |name| self.option(&[name]) == "disabled";
+        let conditions = self.kind != RemoteKind::Http
+            && !disabled("aws_conditional_put")
+            && !disabled("conditional_put");
+        Ok(RemoteStore {
+            client: self.client(&retry, stats)?,
+            prefix: Path::parse(&self.prefix).map_err(invalid)?,
+            name: self.name(),
+            identity: hasher.finish(),
+            retry,
+            stats: Arc::clone(stats),
+            suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
+            conditions: AtomicBool::new(conditions),
+        })
+    }
+
+    fn client(
+        &self,
+        retry: &RetryConfig,
+        stats: &Arc<Stats>,
+    ) -> Result<Arc<dyn ObjectStore>, Error> {
         // One attempt for each call: retries are `RemoteStore`'s.
-        let once = RetryConfig { max_retries: 0, ..retry.clone() };
+        let once = RetryConfig {
+            max_retries: 0,
+            ..retry.clone()
+        };
         let client_options = self.client_options()?;
-        let door = Door { stats: Arc::clone(stats) };
-        let option = |name: &str| {
-            let named = self.options.iter().find(|(key, _)| key == name);
-            named.map_or("", |(_, value)| value.as_str())
+        let door = Door {
+            stats: Arc::clone(stats),
         };
         macro_rules! cloud {
             ($builder:ty, $key:ty) => {{
-                let mut builder = if self.from_env { <$builder>::from_env() } else { <$builder>::new() };
+                let mut builder = if self.from_env {
+                    <$builder>::from_env()
+                } else {
+                    <$builder>::new()
+                };
                 for (name, value) in &self.options {
                     builder = builder.with_config(parse::<$key>(name)?, value);
                 }
@@ -117,45 +145,58 @@ impl RemoteConfig {
                     .with_client_options(client_options)
                     .with_retry(once)
                     .with_http_connector(door);
-                Arc::new(builder.build().map_err(invalid)?) as Arc<dyn ObjectStore>
+                Ok(Arc::new(builder.build().map_err(invalid)?))
             }};
         }
-        let (client, name): (Arc<dyn ObjectStore>, String) = match self.kind {
-            RemoteKind::S3 => {
-                let client = cloud!(AmazonS3Builder, AmazonS3ConfigKey);
-                (client, format!("s3://{}", first(&[option("bucket"), option("aws_bucket"), option("aws_bucket_name"), option("bucket_name")])))
-            }
-            RemoteKind::Gcs => {
-                let client = cloud!(GoogleCloudStorageBuilder, GoogleConfigKey);
-                (client, format!("gs://{}", first(&[option("bucket"), option("google_bucket"), option("google_bucket_name"), option("bucket_name")])))
-            }
-            RemoteKind::Azure => {
-                let client = cloud!(MicrosoftAzureBuilder, AzureConfigKey);
-                (client, format!("az://{}", first(&[option("container_name"), option("azure_container_name")])))
-            }
+        match self.kind {
+            RemoteKind::S3 => cloud!(AmazonS3Builder, AmazonS3ConfigKey),
+            RemoteKind::Gcs => cloud!(GoogleCloudStorageBuilder, GoogleConfigKey),
+            RemoteKind::Azure => cloud!(MicrosoftAzureBuilder, AzureConfigKey),
             RemoteKind::Http => {
                 let builder = HttpBuilder::new()
                     .with_url(&self.url)
                     .with_client_options(client_options)
                     .with_retry(once)
                     .with_http_connector(door);
-                (Arc::new(builder.build().map_err(invalid)?), without_secrets(&self.url))
+                Ok(Arc::new(builder.build().map_err(invalid)?))
             }
+        }
+    }
+
+    /// The store for people: scheme, bucket and prefix.
+    fn name(&self) -> String {
+        let root = match self.kind {
+            RemoteKind::S3 => format!(
+                "s3://{}",
+                self.option(&["bucket", "aws_bucket", "aws_bucket_name", "bucket_name"])
+            ),
+            RemoteKind::Gcs => format!(
+                "gs://{}",
+                self.option(&[
+                    "bucket",
+                    "google_bucket",
+                    "google_bucket_name",
+                    "bucket_name"
+                ])
+            ),
+            RemoteKind::Azure => format!(
+                "az://{}",
+                self.option(&["container_name", "azure_container_name"])
+            ),
+            RemoteKind::Http => without_secrets(&self.url),
         };
-        let prefix = Path::parse(&self.prefix).map_err(invalid)?;
-        let name = if prefix.as_ref().is_empty() { name } else { format!("{name}/{prefix}") };
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        Ok(RemoteStore {
-            client,
-            prefix,
-            name,
-            identity: hasher.finish(),
-            retry,
-            stats: Arc::clone(stats),
-            suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
-            conditions: AtomicBool::new(self.kind != RemoteKind::Http && option("aws_conditional_put") != "disabled" && option("conditional_put") != "disabled"),
-        })
+        format!("{root}/{}", self.prefix)
+            .trim_end_matches('/')
+            .to_owned()
+    }
+
+    /// The first of these options that is set; empty where none is.
+    fn option(&self, names: &[&str]) -> &str {
+        let set = self
+            .options
+            .iter()
+            .find(|(name, _)| names.contains(&name.as_str()));
+        set.map_or("", |(_, value)| value)
     }
 
     fn retry(&self) -> RetryConfig {
@@ -178,8 +219,9 @@ impl RemoteConfig {
 
     fn client_options(&self) -> Result<ClientOptions, Error> {
         // A body that still progresses is never too slow; one that stands still is.
-        let mut options =
-            ClientOptions::new().with_timeout_disabled().with_read_timeout(STALL_TIMEOUT);
+        let mut options = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_read_timeout(STALL_TIMEOUT);
         for (name, value) in &self.client_options {
             options = options.with_config(parse::<ClientConfigKey>(name)?, value);
         }
@@ -205,10 +247,6 @@ fn invalid(error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("the store cannot be opened: {error}"))
 }
 
-fn first<'a>(names: &[&'a str]) -> &'a str {
-    names.iter().find(|name| !name.is_empty()).copied().unwrap_or("")
-}
-
 /// The URL without user, password and query.
 fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or(url);
@@ -216,7 +254,9 @@ fn without_secrets(url: &str) -> String {
         Some((scheme, rest)) => {
             let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
             let host = host.rsplit('@').next().unwrap_or(host);
-            format!("{scheme}://{host}/{path}").trim_end_matches('/').to_owned()
+            format!("{scheme}://{host}/{path}")
+                .trim_end_matches('/')
+                .to_owned()
         }
         None => url.to_owned(),
     }
@@ -231,7 +271,10 @@ mod tests {
             kind,
             url: "http://user:hidden@localhost:1/data?token=hidden".into(),
             prefix: "a/b".into(),
-            options: options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            options: options
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
             client_options: vec![("allow_http".into(), "true".into())],
             headers: vec![("authorization".into(), b"hidden".to_vec())],
             from_env: false,
@@ -248,7 +291,10 @@ mod tests {
         let one = registry.open(&http, &stats).unwrap();
         let two = registry.open(&http.clone(), &stats).unwrap();
         assert!(Arc::ptr_eq(&one, &two));
-        let other = RemoteConfig { prefix: "a".into(), ..http };
+        let other = RemoteConfig {
+            prefix: "a".into(),
+            ..http
+        };
         assert!(!Arc::ptr_eq(&one, &registry.open(&other, &stats).unwrap()));
     }
 

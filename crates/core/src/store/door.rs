@@ -26,7 +26,7 @@ tokio::task_local! {
     static ANSWER: Arc<Answer>;
 }
 
-/// What is known of one attempt besides the error that object_store makes of it.
+/// What is known of one attempt besides the error that `object_store` makes of it.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     status: AtomicU16,
@@ -45,15 +45,25 @@ impl Answer {
     }
 
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        self.retry_after.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+        self.retry_after
+            .load(Ordering::Relaxed)
+            .checked_sub(1)
+            .map(Duration::from_millis)
     }
 
     fn note(&self, response: &HttpResponse) {
-        self.status.store(response.status().as_u16(), Ordering::Relaxed);
+        self.status
+            .store(response.status().as_u16(), Ordering::Relaxed);
         // Seconds only; the other form, a date, is not worth a clock's trust here.
-        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let seconds = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
         if let Some(seconds) = seconds.and_then(|value| value.trim().parse::<u64>().ok()) {
-            self.retry_after.store(seconds.saturating_mul(1000).saturating_add(1), Ordering::Relaxed);
+            self.retry_after.store(
+                seconds.saturating_mul(1000).saturating_add(1),
+                Ordering::Relaxed,
+            );
         }
     }
 }
@@ -67,7 +77,10 @@ pub(super) struct Door {
 impl HttpConnector for Door {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let inner = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Doorkeeper { inner, stats: Arc::clone(&self.stats) }))
+        Ok(HttpClient::new(Doorkeeper {
+            inner,
+            stats: Arc::clone(&self.stats),
+        }))
     }
 }
 
@@ -80,27 +93,39 @@ struct Doorkeeper {
 #[async_trait::async_trait]
 impl HttpService for Doorkeeper {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
+        let range = request
+            .headers()
+            .get(RANGE)
+            .and_then(|range| range.to_str().ok());
         let range = range.and_then(Wanted::parse);
         let in_flight = self.stats.count_request();
         let response = self.inner.execute(request).await?;
         ANSWER.try_with(|answer| answer.note(&response)).ok();
         let (mut parts, body) = response.into_parts();
         let mut cut = Cut::default();
-        if let Some((range, size)) =
-            range.filter(|_| parts.status == StatusCode::OK).zip(length(&parts.headers))
+        if let Some((range, size)) = range
+            .filter(|_| parts.status == StatusCode::OK)
+            .zip(length(&parts.headers))
+            && let Some((start, end)) = range.within(size)
         {
-            if let Some((start, end)) = range.within(size) {
-                cut = Cut { skip: start, take: Some(end - start) };
-                parts.status = StatusCode::PARTIAL_CONTENT;
-                let value = format!("bytes {start}-{}/{size}", end - 1);
-                if let Ok(value) = HeaderValue::try_from(value) {
-                    parts.headers.insert(CONTENT_RANGE, value);
-                }
-                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+            cut = Cut {
+                skip: start,
+                take: Some(end - start),
+            };
+            parts.status = StatusCode::PARTIAL_CONTENT;
+            let value = format!("bytes {start}-{}/{size}", end - 1);
+            if let Ok(value) = HeaderValue::try_from(value) {
+                parts.headers.insert(CONTENT_RANGE, value);
             }
+            parts
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(end - start));
         }
-        let body = HttpResponseBody::new(Passing { inner: body, cut, _in_flight: in_flight });
+        let body = HttpResponseBody::new(Passing {
+            inner: body,
+            cut,
+            _in_flight: in_flight,
+        });
         Ok(HttpResponse::from_parts(parts, body))
     }
 }
@@ -178,7 +203,9 @@ impl Body for Passing {
             return Poll::Ready(None);
         }
         let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(context));
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| self.cut.apply(data)))))
+        Poll::Ready(
+            frame.map(|frame| frame.map(|frame| frame.map_data(|data| self.cut.apply(data)))),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
@@ -186,7 +213,9 @@ impl Body for Passing {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.cut.take.map_or_else(|| self.inner.size_hint(), SizeHint::with_exact)
+        self.cut
+            .take
+            .map_or_else(|| self.inner.size_hint(), SizeHint::with_exact)
     }
 }
 
@@ -206,7 +235,10 @@ mod tests {
             let cut = Wanted::parse(header).unwrap().within(8);
             assert_eq!(expected.is_some(), cut.is_some());
             let Some((start, end)) = cut else { continue };
-            let mut cut = Cut { skip: start, take: Some(end - start) };
+            let mut cut = Cut {
+                skip: start,
+                take: Some(end - start),
+            };
             let got: Vec<u8> = [&b"abc"[..], b"de", b"fgh"]
                 .into_iter()
                 .flat_map(|part| cut.apply(Bytes::from_static(part)))

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::Validator;
 use crate::error::{Error, StoreError, StoreErrorKind};
 
-/// What O_DIRECT asks of offsets, lengths and addresses: the largest logical block in common use.
+/// What `O_DIRECT` asks of offsets, lengths and addresses: the largest logical block in common use.
 const BLOCK: usize = 4096;
 
 /// Files under a directory.
@@ -41,7 +41,10 @@ impl LocalStore {
     /// The store under `root`, read and written past the page cache if `direct_io`.
     #[must_use]
     pub fn new(root: &Path, direct_io: bool) -> Self {
-        Self { root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()), direct_io }
+        Self {
+            root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()),
+            direct_io,
+        }
     }
 
     /// The absolute path of an object: comparable across stores with different roots.
@@ -73,7 +76,12 @@ impl LocalStore {
                 i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
             let size = metadata.size();
             let validator = Validator::File(metadata.dev(), metadata.ino(), size, changed);
-            Ok(Opened { file, size, validator, direct_io: self.direct_io })
+            Ok(Opened {
+                file,
+                size,
+                validator,
+                direct_io: self.direct_io,
+            })
         });
         match opened {
             Ok(opened) => Ok(Some(opened)),
@@ -92,7 +100,9 @@ impl LocalStore {
         range: Range<u64>,
         into: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        opened.read(range, into).map_err(|error| self.failure("get", key, error))
+        opened
+            .read(range, into)
+            .map_err(|error| self.failure("get", key, error))
     }
 
     /// Replaces an object, by way of a temporary file in the same directory.
@@ -102,7 +112,8 @@ impl LocalStore {
         bytes: &[u8],
         directories: &mut Directories,
     ) -> Result<(), Error> {
-        self.replace(key, bytes, directories).map_err(|error| self.failure("put", key, error))
+        self.replace(key, bytes, directories)
+            .map_err(|error| self.failure("put", key, error))
     }
 
     /// Removes an object; not an error where there is none.
@@ -138,10 +149,19 @@ impl LocalStore {
             other => other?,
         };
         let file = File::from(file);
-        let written = if self.direct_io { write_direct(&file, bytes) } else { write(&file, bytes) };
+        let written = if self.direct_io {
+            write_direct(&file, bytes)
+        } else {
+            write(&file, bytes)
+        };
         drop(file);
         let renamed = written.and_then(|()| {
-            Ok(rustix::fs::renameat(&*directory, &*temporary, &*directory, name)?)
+            Ok(rustix::fs::renameat(
+                &*directory,
+                &*temporary,
+                &*directory,
+                name,
+            )?)
         });
         if renamed.is_err() {
             // The first failure is what matters; a temporary file that stays is not a chunk.
@@ -151,7 +171,8 @@ impl LocalStore {
     }
 
     fn failure(&self, operation: &'static str, key: &str, error: io::Error) -> Error {
-        let refused = self.direct_io && error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error());
+        let refused =
+            self.direct_io && error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error());
         let reason = if refused {
             "the file system refuses O_DIRECT; set codec_pipeline.direct_io to False".to_owned()
         } else {
@@ -199,11 +220,7 @@ impl Opened {
         while into.len() < wanted {
             let spare = wanted - into.len();
             // `spare_capacity` may offer more than was asked for, so the surplus is cut off.
-            let read = rustix::io::pread(
-                &self.file,
-                rustix::buffer::spare_capacity(into),
-                at,
-            )?;
+            let read = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(into), at)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -226,7 +243,10 @@ impl Opened {
         let blocks = &mut blocks[aligned..aligned + span];
         let mut filled = 0;
         while filled < skip + len {
-            match self.file.read_at(&mut blocks[filled..], first + filled as u64) {
+            match self
+                .file
+                .read_at(&mut blocks[filled..], first + filled as u64)
+            {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -307,7 +327,9 @@ mod tests {
     fn read_all(store: &LocalStore, key: &str) -> Option<Vec<u8>> {
         let opened = store.open(key).unwrap()?;
         let mut bytes = vec![1, 2];
-        store.read(key, &opened, 0..opened.size(), &mut bytes).unwrap();
+        store
+            .read(key, &opened, 0..opened.size(), &mut bytes)
+            .unwrap();
         Some(bytes.split_off(2))
     }
 
@@ -322,7 +344,10 @@ mod tests {
                 store.put("c/0/0", &bytes, &mut directories).unwrap();
                 assert_eq!(Some(bytes), read_all(&store, "c/0/0"));
             }
-            assert_eq!(1, std::fs::read_dir(root.path().join("c/0")).unwrap().count());
+            assert_eq!(
+                1,
+                std::fs::read_dir(root.path().join("c/0")).unwrap().count()
+            );
             let opened = store.open("c/0/0").unwrap().unwrap();
             let mut part = Vec::new();
             store.read("c/0/0", &opened, 100..5000, &mut part).unwrap();
@@ -353,6 +378,9 @@ mod tests {
         store.put("0", &[1], &mut Directories::default()).unwrap();
         let before = store.open("0").unwrap().unwrap();
         store.put("0", &[2], &mut Directories::default()).unwrap();
-        assert_ne!(before.validator(), store.open("0").unwrap().unwrap().validator());
+        assert_ne!(
+            before.validator(),
+            store.open("0").unwrap().unwrap().validator()
+        );
     }
 }

@@ -70,7 +70,7 @@ pub enum Part {
 /// What tells one state of an object from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Validator {
-    /// The ETag that an object store gave.
+    /// The `ETag` that an object store gave.
     ETag(String),
     /// Device, inode, size in bytes and time of the last change (ctime: no tool sets it back) in nanoseconds of a local file.
     File(u64, u64, u64, i128),

@@ -85,11 +85,11 @@ impl RemoteStore {
         let outcome = self
             .retrying("get", key, || self.get_once(&path, &part, expected))
             .await;
-        if let (Part::Suffix(_), Err(failure)) = (&part, &outcome) {
-            if refuses_suffix(failure) {
-                self.suffixes.store(false, Ordering::Relaxed);
-                return Box::pin(self.get(key, &part, expected)).await;
-            }
+        if let (Part::Suffix(_), Err(failure)) = (&part, &outcome)
+            && refuses_suffix(failure)
+        {
+            self.suffixes.store(false, Ordering::Relaxed);
+            return Box::pin(self.get(key, &part, expected)).await;
         }
         let get = outcome.map_err(|failure| failure.error)?;
         if let Get::Found(fetched) = &get {
@@ -110,7 +110,11 @@ impl RemoteStore {
             Part::Suffix(len) => Some(GetRange::Suffix(*len)),
         };
         let if_match = expected.and_then(Validator::strong_etag).map(str::to_owned);
-        let options = GetOptions { range, if_match, ..GetOptions::default() };
+        let options = GetOptions {
+            range,
+            if_match,
+            ..GetOptions::default()
+        };
         let result = match self.client.get_opts(path, options).await {
             Err(object_store::Error::NotFound { .. }) => return Ok(Get::Missing),
             Err(object_store::Error::Precondition { .. }) => return Ok(Get::Changed),
@@ -126,9 +130,16 @@ impl RemoteStore {
         let bytes = result.bytes().await?;
         if bytes.len() as u64 != wanted {
             let source = format!("the body ended after {} of {wanted} bytes", bytes.len());
-            return Err(object_store::Error::Generic { store: "HTTP", source: source.into() });
+            return Err(object_store::Error::Generic {
+                store: "HTTP",
+                source: source.into(),
+            });
         }
-        Ok(Get::Found(Fetched { bytes, size, validator }))
+        Ok(Get::Found(Fetched {
+            bytes,
+            size,
+            validator,
+        }))
     }
 
     /// The last `len` bytes as a plain range, for stores that refuse suffixes.
@@ -139,9 +150,13 @@ impl RemoteStore {
         len: u64,
     ) -> Result<Option<std::ops::Range<u64>>, Error> {
         let first = Part::Range(0..1);
-        let get = self.retrying("get", key, || self.get_once(path, &first, None)).await;
+        let get = self
+            .retrying("get", key, || self.get_once(path, &first, None))
+            .await;
         match get.map_err(|failure| failure.error)? {
-            Get::Found(Fetched { size: Some(size), .. }) => Ok(Some(size.saturating_sub(len)..size)),
+            Get::Found(Fetched {
+                size: Some(size), ..
+            }) => Ok(Some(size.saturating_sub(len)..size)),
             _ => Ok(None),
         }
     }
@@ -162,9 +177,10 @@ impl RemoteStore {
         let mode = match condition {
             Condition::None => PutMode::Overwrite,
             Condition::Absent => PutMode::Create,
-            Condition::Match(etag) => {
-                PutMode::Update(UpdateVersion { e_tag: Some(etag.clone()), version: None })
-            }
+            Condition::Match(etag) => PutMode::Update(UpdateVersion {
+                e_tag: Some(etag.clone()),
+                version: None,
+            }),
         };
         let outcome = self
             .retrying("put", key, || async {
@@ -175,7 +191,11 @@ impl RemoteStore {
                     }
                 }
                 let payload = PutPayload::from_bytes(bytes.clone());
-                match self.client.put_opts(&path, payload, mode.clone().into()).await {
+                match self
+                    .client
+                    .put_opts(&path, payload, mode.clone().into())
+                    .await
+                {
                     Ok(_) => Ok(Put::Done),
                     Err(
                         object_store::Error::Precondition { .. }
@@ -198,7 +218,12 @@ impl RemoteStore {
         outcome
     }
 
-    async fn put_parts(&self, path: &Path, bytes: &Bytes, lanes: usize) -> object_store::Result<()> {
+    async fn put_parts(
+        &self,
+        path: &Path,
+        bytes: &Bytes,
+        lanes: usize,
+    ) -> object_store::Result<()> {
         let mut upload = self.client.put_multipart(path).await?;
         let parts: Vec<_> = (0..bytes.len())
             .step_by(PART_SIZE)
@@ -305,7 +330,11 @@ impl RemoteStore {
             failure.error,
             object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. }
         );
-        Refusal { error: error.into(), status, unsupported }
+        Refusal {
+            error: error.into(),
+            status,
+            unsupported,
+        }
     }
 }
 
@@ -323,7 +352,9 @@ fn refuses_suffix(refusal: &Refusal) -> bool {
 impl Failure {
     /// The status, where it was what failed: a body may break off after a good one.
     fn failed_status(&self) -> Option<u16> {
-        self.answer.status().filter(|status| !(200..300).contains(status))
+        self.answer
+            .status()
+            .filter(|status| !(200..300).contains(status))
     }
 
     /// Whether the same request may succeed later.
@@ -362,7 +393,8 @@ impl Failure {
     fn pause(&self, retry: &RetryConfig, attempts: u32) -> Duration {
         self.answer.retry_after().unwrap_or_else(|| {
             let exponent = i32::try_from(attempts - 1).unwrap_or(i32::MAX);
-            let longest = retry.backoff.init_backoff.as_secs_f64() * retry.backoff.base.powi(exponent);
+            let longest =
+                retry.backoff.init_backoff.as_secs_f64() * retry.backoff.base.powi(exponent);
             let longest = longest.min(retry.backoff.max_backoff.as_secs_f64());
             Duration::from_secs_f64(longest * jitter())
         })
@@ -371,8 +403,12 @@ impl Failure {
     /// The failure in words that hold no URL, no header and no body: those may hold secrets.
     fn reason(&self) -> String {
         if let Some(status) = self.failed_status() {
-            let words = http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason());
-            return format!("the server answered {status} {}", words.unwrap_or("")).trim_end().to_owned();
+            let words = http::StatusCode::from_u16(status)
+                .ok()
+                .and_then(|code| code.canonical_reason());
+            return format!("the server answered {status} {}", words.unwrap_or(""))
+                .trim_end()
+                .to_owned();
         }
         if self.timed_out() {
             return "nothing arrived within the timeout of its client options".to_owned();
