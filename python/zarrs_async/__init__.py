@@ -5,7 +5,8 @@
 """
 
 from zarrs_async import exceptions
+from zarrs_async._explain import Explanation, explain
 from zarrs_async._stats import stats
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
 
-__all__ = ["ZarrsAsyncCodecPipeline", "exceptions", "stats"]
+__all__ = ["Explanation", "ZarrsAsyncCodecPipeline", "exceptions", "explain", "stats"]

@@ -42,6 +42,9 @@ class Options:
         Whether local files are read and written past the page cache.
     strict : bool
         Whether an array that the engine cannot do is an error.
+    hedge_factor : float or None
+        How many times slower than its peers' median a request is when a second one is sent; None for
+        never.
     """
 
     threads: int
@@ -53,6 +56,7 @@ class Options:
     validate_checksums: bool
     direct_io: bool
     strict: bool
+    hedge_factor: float | None
 
     @classmethod
     def from_config(cls) -> Options:
@@ -76,6 +80,7 @@ class Options:
             validate_checksums=_flag("codec_pipeline.validate_checksums", default=True),
             direct_io=_flag("codec_pipeline.direct_io", default=False),
             strict=_flag("codec_pipeline.strict", default=False),
+            hedge_factor=_factor("codec_pipeline.hedge_factor"),
         )
 
 
@@ -130,6 +135,16 @@ def _count(name: str, *, least: int = 1, default: int = 0) -> int:
         msg = f"{name} is {value!r}, but must be an integer of at least {least}, or None for automatic"
         raise ConfigError(msg)
     return value
+
+
+def _factor(name: str) -> float | None:
+    value: Any = config.get(name, None)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < float("inf"):
+        msg = f"{name} is {value!r}, but must be a number greater than 1, or None for no hedging"
+        raise ConfigError(msg)
+    return float(value)
 
 
 def _flag(name: str, *, default: bool) -> bool:

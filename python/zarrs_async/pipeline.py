@@ -194,12 +194,12 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         batch = list(batch_info)
         if not batch:
             return ()
-        native = self._engine_for(batch, out)
+        native = self._choose(batch, out)
         if native is None:
             results = await self.default.read(batch, out, drop_axes)
             return results if results is not None else ()
         array = out.as_ndarray_like()
-        dtype = _dtype(self.metadata)
+        dtype = self.dtype
         if array.dtype == dtype and array.flags.writeable:
             return await _run(native.read, batch, array, drop_axes)
         # numpy converts on assignment, and so does a pipeline.
@@ -226,30 +226,42 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         batch = list(batch_info)
         if not batch:
             return
-        native = self._engine_for(batch, value)
+        native = self._choose(batch, value)
         if native is None:
             await self.default.write(batch, value, drop_axes)
             return
         getter = batch[0][0]
         if isinstance(getter, StorePath):
             getter.store._check_writable()  # noqa: SLF001  # what its own `set` would call
-        array = np.asarray(value.as_ndarray_like(), dtype=_dtype(self.metadata))
+        array = np.asarray(value.as_ndarray_like(), dtype=self.dtype)
         await _run(native.write, batch, array, drop_axes)
 
-    def _engine_for(self, batch: list[Any], buffer: NDBuffer) -> _rust.NativeArray | None:
-        """Give the engine's array for a batch, or None (counted and said) where there is none."""
-        getter = batch[0][0]
-        if self.metadata is None or not isinstance(getter, StorePath):
-            # Not an array's batch: zarr's own codecs call each other.
-            return None
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type of the array in memory."""
+        return _dtype(self.metadata)
+
+    def engine_for(self, batch: list[Any], buffer: NDBuffer) -> tuple[_rust.NativeArray | None, str]:
+        """Give the engine's array for a batch; or None, and why there is none.
+
+        The reason is empty for batches that are not an array's: zarr's own codecs call each other.
+        """
+        getter = batch[0][0] if batch else None
+        store = self.store if getter is None else getattr(getter, "store", None)
+        if self.metadata is None or store is None or not isinstance(getter, StorePath | None):
+            return None, ""
         native = self._native
-        if native is None or native.store is not getter.store or native.generation != _generation:
-            native = self._native = self._make(getter.store)
-        cause = native.cause
-        if native.array is not None:
-            if isinstance(buffer.as_ndarray_like(), np.ndarray):
-                return native.array
-            cause = f"buffers of {type(buffer).__name__}"
+        if native is None or native.store is not store or native.generation != _generation:
+            native = self._native = self._make(store)
+        if native.array is not None and not isinstance(buffer.as_ndarray_like(), np.ndarray):
+            return None, f"buffers of {type(buffer).__name__}"
+        return native.array, native.cause
+
+    def _choose(self, batch: list[Any], buffer: NDBuffer) -> _rust.NativeArray | None:
+        """Give the engine's array for a batch; None, counted and said, where zarr's pipeline does it."""
+        native, cause = self.engine_for(batch, buffer)
+        if native is not None or not cause:
+            return native
         if self.options.strict:
             msg = f"zarrs_async does not support {cause}, and codec_pipeline.strict is set"
             raise UnsupportedError(msg)
@@ -362,6 +374,7 @@ def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _r
             "chunk_concurrent_maximum": options.chunk_concurrent_maximum,
             "chunk_concurrent_minimum": options.chunk_concurrent_minimum,
             "validate_checksums": options.validate_checksums,
+            "hedge_factor": options.hedge_factor,
         },
     )
 

@@ -16,7 +16,7 @@ use crate::selection::Selection;
 use crate::store::Store;
 
 /// Settings of one pipeline, fixed when it is made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Chunks in flight at most; `None` for no bound of its own.
     pub chunk_concurrent_maximum: Option<usize>,
@@ -24,6 +24,9 @@ pub struct Settings {
     pub chunk_concurrent_minimum: usize,
     /// Whether checksums are compared.
     pub validate_checksums: bool,
+    /// How many times slower than its peers' median a request is when a second one is sent; `None` for
+    /// never.
+    pub hedge_factor: Option<f64>,
 }
 
 /// One array: where its chunks are and how they are encoded.

@@ -15,7 +15,8 @@ use crate::locks::KeyLocks;
 use crate::pool::Pool;
 use crate::stats::Stats;
 use crate::store::{
-    Condition, Fetched, Get, Part, Put, Registry, RemoteConfig, RemoteStore, Store, Validator,
+    Condition, Fetched, Get, Hedge, Part, Put, Registry, RemoteConfig, RemoteStore, Store,
+    Validator,
 };
 
 /// The process-wide bounds.
@@ -118,7 +119,12 @@ impl Engine {
         expected: Option<&Validator>,
     ) -> Result<Get, Error> {
         match &array.store {
-            Store::Remote(store) => store.get(key, part, expected).await,
+            Store::Remote(store) => {
+                let requests = &self.admission.requests;
+                let factor = array.settings.hedge_factor;
+                let hedge = factor.map(|factor| Hedge { factor, requests });
+                store.get(key, part, expected, hedge).await
+            }
             Store::Foreign(store) => {
                 let counted = self.stats.count_request();
                 let bytes = store.get(key, part.clone()).await?;

@@ -24,7 +24,11 @@ use crate::store::{Get, Part};
 
 /// Decoded bytes that one job of small local chunks takes on: enough that the job's own cost is
 /// nothing, few enough that other batches get their turn soon.
-const JOB_BYTES: usize = 1 << 20;
+pub(crate) const JOB_BYTES: usize = 1 << 20;
+
+/// Up to so many decoded bytes a job is done where its body arrived: that takes some ten microseconds,
+/// and to wake a thread of the pool for it takes as long.
+const INLINE_BYTES: usize = 16 << 10;
 
 /// Reads a batch; tells of each chunk whether it was missing.
 ///
@@ -256,7 +260,7 @@ impl UnitRun {
             .await;
         permits.release_request();
         let flight = Arc::clone(flight);
-        self.decode(permits, move |run| {
+        self.decode(permits, flight.spec.nbytes, move |run| {
             board(&flight, |wants| match fetched {
                 Ok(Get::Found(fetched)) => {
                     let work = work(run, &flight);
@@ -279,12 +283,17 @@ impl UnitRun {
         .await;
     }
 
-    /// Runs a job that decodes what was fetched.
+    /// Runs a job that decodes `nbytes` of what was fetched.
     pub(crate) async fn decode(
         self,
         permits: crate::admit::Permits,
+        nbytes: usize,
         job: impl FnOnce(&Self) + Send + 'static,
     ) {
+        if nbytes <= INLINE_BYTES {
+            job(&self);
+            return;
+        }
         let cpu = self.engine.admission.cpu(&self.lane).await;
         let pool = self.engine.pool();
         let job = move || {

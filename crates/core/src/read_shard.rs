@@ -171,7 +171,7 @@ impl UnitRun {
             .fetch(&flight.array, &flight.key, &part, validator.as_ref())
             .await;
         permits.release_request();
-        self.decode(permits, move |run| {
+        self.decode(permits, flight.spec.nbytes, move |run| {
             let targets = flight.board();
             let outcome = pool::guard(|| match fetched {
                 Ok(Get::Found(fetched)) if fetched.bytes.len() as u64 == len => {

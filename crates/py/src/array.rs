@@ -33,7 +33,8 @@ use crate::store::Description;
 /// store : dict
 ///     Where the chunks are, as ``zarrs_async._stores.describe`` says it.
 /// settings : dict
-///     ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum`` and ``validate_checksums``.
+///     ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums`` and
+///     ``hedge_factor``.
 ///
 /// Raises
 /// ------
@@ -96,6 +97,7 @@ impl NativeArray {
             chunk_concurrent_maximum: setting("chunk_concurrent_maximum")?.extract()?,
             chunk_concurrent_minimum: setting("chunk_concurrent_minimum")?.extract()?,
             validate_checksums: setting("validate_checksums")?.extract()?,
+            hedge_factor: setting("hedge_factor")?.extract()?,
         };
         let store = Description::extract(store)?;
         let process = Process::current()?;
@@ -166,6 +168,37 @@ impl NativeArray {
         self.start(batch_info.py(), locals, batch, |batch| async move {
             Outcome::Write(write(engine, batch).await)
         })
+    }
+
+    /// Tells what reading a batch would do, without doing it; arguments as for `read`.
+    ///
+    /// Returns
+    /// -------
+    /// dict
+    ///     ``chunks``, ``units``, ``requests``, ``bytes``, ``round_trips``, ``index_hits``,
+    ///     ``index_misses`` and ``exact``.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "extracted from Python's tuple"
+    )]
+    fn plan<'py>(
+        &self,
+        batch_info: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyUntypedArray>,
+        drop_axes: Vec<usize>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (batch, _) = self.batch(batch_info, out, &drop_axes, true)?;
+        let plan = self.process.engine.explain(&batch);
+        let told = PyDict::new(batch_info.py());
+        told.set_item("chunks", plan.chunks)?;
+        told.set_item("units", plan.units)?;
+        told.set_item("requests", plan.requests)?;
+        told.set_item("bytes", plan.bytes)?;
+        told.set_item("round_trips", plan.round_trips)?;
+        told.set_item("index_hits", plan.index_hits)?;
+        told.set_item("index_misses", plan.index_misses)?;
+        told.set_item("exact", plan.exact)?;
+        Ok(told)
     }
 
     /// How chunks are encoded, in one line.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::RemoteStore;
 use super::door::Door;
+use super::hedge::Times;
 use crate::error::Error;
 use crate::stats::Stats;
 
@@ -112,6 +113,7 @@ impl RemoteConfig {
             identity: hasher.finish(),
             retry,
             stats: Arc::clone(stats),
+            times: Times::default(),
             suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
             conditions: AtomicBool::new(conditions),
         })

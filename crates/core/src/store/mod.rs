@@ -6,6 +6,7 @@
 
 mod build;
 mod door;
+mod hedge;
 mod local;
 mod remote;
 
@@ -20,6 +21,7 @@ pub(crate) use build::Registry;
 pub use build::{RemoteConfig, RemoteKind};
 pub use local::LocalStore;
 pub(crate) use local::{Directories, Opened};
+pub(crate) use remote::Hedge;
 pub use remote::RemoteStore;
 
 use crate::error::Error;

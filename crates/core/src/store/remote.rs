@@ -17,7 +17,9 @@ use object_store::{
 };
 
 use super::door::Answer;
+use super::hedge::{self, Times};
 use super::{Condition, Fetched, Get, Part, Put, Validator};
+use crate::admit::Bound;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::stats::Stats;
 
@@ -34,10 +36,19 @@ pub struct RemoteStore {
     pub(super) identity: u64,
     pub(super) retry: RetryConfig,
     pub(super) stats: Arc<Stats>,
+    pub(super) times: Times,
     /// Whether the store takes suffix ranges; learnt from its first refusal.
     pub(super) suffixes: AtomicBool,
     /// Whether the store has conditional puts; learnt from its first refusal.
     pub(super) conditions: AtomicBool,
+}
+
+/// When and with what right a second request is sent for one that is far slower than its peers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hedge<'a> {
+    pub factor: f64,
+    /// The bound on requests; a second one is sent only while one is free.
+    pub requests: &'a Arc<Bound>,
 }
 
 /// One failed attempt.
@@ -71,6 +82,7 @@ impl RemoteStore {
         key: &str,
         part: &Part,
         expected: Option<&Validator>,
+        hedge: Option<Hedge<'_>>,
     ) -> Result<Get, Error> {
         let path = self.path(key)?;
         let part = match part {
@@ -82,20 +94,50 @@ impl RemoteStore {
             }
             part => part.clone(),
         };
-        let outcome = self
-            .retrying("get", key, || self.get_once(&path, &part, expected))
-            .await;
+        let request = || self.retrying("get", key, || self.get_once(&path, &part, expected));
+        let began = Instant::now();
+        let outcome = self.hedged(request, hedge).await;
+        if outcome.is_ok() {
+            self.times.note(began.elapsed());
+        }
         if let (Part::Suffix(_), Err(failure)) = (&part, &outcome)
             && refuses_suffix(failure)
         {
             self.suffixes.store(false, Ordering::Relaxed);
-            return Box::pin(self.get(key, &part, expected)).await;
+            return Box::pin(self.get(key, &part, expected, hedge)).await;
         }
         let get = outcome.map_err(|failure| failure.error)?;
         if let Get::Found(fetched) = &get {
             self.stats.bytes_read.add(fetched.bytes.len() as u64);
         }
         Ok(get)
+    }
+
+    /// Makes a request, and a second one beside it once it is far slower than its peers.
+    async fn hedged<T, F: Future<Output = Result<T, Box<Refusal>>>>(
+        &self,
+        request: impl Fn() -> F,
+        hedge: Option<Hedge<'_>>,
+    ) -> Result<T, Box<Refusal>> {
+        let patience = hedge.and_then(|hedge| self.times.patience(hedge.factor));
+        let Some((hedge, patience)) = hedge.zip(patience) else {
+            return request().await;
+        };
+        let first = request();
+        tokio::pin!(first);
+        if let Ok(outcome) = tokio::time::timeout(patience, &mut first).await {
+            return outcome;
+        }
+        let few = hedge::are_few(self.stats.hedges.get(), self.stats.requests.get());
+        let Some(_permit) = few.then(|| hedge.requests.try_take()).flatten() else {
+            return first.await;
+        };
+        self.stats.hedges.add(1);
+        // Whichever ends first; the other is closed when it is dropped.
+        tokio::select! {
+            outcome = first => outcome,
+            outcome = request() => outcome,
+        }
     }
 
     async fn get_once(

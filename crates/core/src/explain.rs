@@ -1,0 +1,107 @@
+//! What a read would do, told without doing it.
+//!
+//! The plan is made by the same decisions that a read makes: by which road each chunk goes, and how the
+//! byte ranges of a shard are merged. Where a shard's index is not cached, the ranges cannot be known;
+//! the plan then counts the index and one request for the data, and says that it is not exact.
+
+use crate::batch::Batch;
+use crate::coalesce::coalesce;
+use crate::engine::Engine;
+use crate::layout::Layout;
+use crate::read::{JOB_BYTES, Road, road};
+use crate::read_shard::split;
+use crate::shard::Sharding;
+
+/// What a read would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Chunks, or shards, of the selection.
+    pub chunks: usize,
+    /// Units of work: what is fetched and decoded at once.
+    pub units: usize,
+    /// Requests to the store; none for a local one.
+    pub requests: usize,
+    /// Encoded bytes that would be fetched, as far as shard indexes tell.
+    pub bytes: Option<u64>,
+    /// Requests that must wait for one another, at most.
+    pub round_trips: usize,
+    /// Shard indexes that are cached.
+    pub index_hits: usize,
+    /// Shard indexes that would be fetched first.
+    pub index_misses: usize,
+    /// Whether requests and units are exact; otherwise they are the least that is needed.
+    pub exact: bool,
+}
+
+impl Engine {
+    /// Tells what reading this batch would do, from what is known now.
+    #[must_use]
+    pub fn explain(&self, batch: &Batch) -> Plan {
+        let awaited = batch.array.store.is_awaited();
+        let budget = self.admission.byte_budget();
+        let mut plan = Plan {
+            chunks: batch.items.len(),
+            units: 0,
+            requests: 0,
+            bytes: Some(0),
+            round_trips: 0,
+            index_hits: 0,
+            index_misses: 0,
+            exact: true,
+        };
+        let mut room = 0;
+        for item in &batch.items {
+            match (&batch.array.layout, road(batch, item, budget)) {
+                (Layout::Shard(sharding), Road::Parts) => {
+                    self.parts(batch, item, sharding, &mut plan);
+                }
+                _ if awaited => {
+                    plan.units += 1;
+                    plan.requests += 1;
+                    plan.round_trips = plan.round_trips.max(1);
+                    plan.bytes = None;
+                }
+                _ => {
+                    plan.bytes = None;
+                    if room == 0 {
+                        plan.units += 1;
+                        room = JOB_BYTES;
+                    }
+                    room = room.saturating_sub(item.spec.nbytes);
+                }
+            }
+        }
+        plan
+    }
+
+    fn parts(
+        &self,
+        batch: &Batch,
+        item: &crate::batch::Item,
+        sharding: &Sharding,
+        plan: &mut Plan,
+    ) {
+        let id = batch.array.object(&item.key);
+        let Some(located) = self.indexes.get(&id, item.spec.fingerprint) else {
+            plan.index_misses += 1;
+            plan.units += 1;
+            plan.requests += 2;
+            plan.round_trips = plan.round_trips.max(2);
+            plan.bytes = None;
+            plan.exact = false;
+            return;
+        };
+        plan.index_hits += 1;
+        let (present, _) = split(sharding, &item.spec.chunk, &located, &item.selection);
+        let ranges: Vec<_> = present.into_iter().map(|(range, _)| range).collect();
+        let groups = coalesce(&ranges, batch.coalesce_gap, batch.coalesce_max);
+        plan.units += groups.len();
+        plan.requests += groups.len().max(1);
+        plan.round_trips = plan.round_trips.max(1);
+        let bytes: u64 = groups
+            .iter()
+            .map(|(range, _)| range.end - range.start)
+            .sum();
+        plan.bytes = plan.bytes.map(|all| all + bytes);
+    }
+}

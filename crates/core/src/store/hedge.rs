@@ -1,0 +1,75 @@
+//! When a request is far slower than its peers, and a second one is worth sending.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// Requests whose times are remembered.
+const REMEMBERED: usize = 64;
+/// Fewer than these do not make a median.
+const LEAST: usize = 16;
+/// A second request is never sent before this: below it, noise is all there is to beat.
+const SOONEST: Duration = Duration::from_millis(10);
+/// One second request is allowed for so many first ones.
+const SHARE: u64 = 20;
+
+/// How long recent requests of one store took.
+#[derive(Debug, Default)]
+pub(super) struct Times(Mutex<(Vec<Duration>, usize)>);
+
+impl Times {
+    /// Remembers how long a request took.
+    pub(super) fn note(&self, time: Duration) {
+        let mut times = self.0.lock();
+        let (recent, next) = &mut *times;
+        if recent.len() < REMEMBERED {
+            recent.push(time);
+        } else {
+            recent[*next] = time;
+        }
+        *next = (*next + 1) % REMEMBERED;
+    }
+
+    /// After how long a request is `factor` times slower than its peers; `None` while that is not known.
+    pub(super) fn patience(&self, factor: f64) -> Option<Duration> {
+        let mut times = self.0.lock().0.clone();
+        if times.len() < LEAST {
+            return None;
+        }
+        let middle = times.len() / 2;
+        let (_, median, _) = times.select_nth_unstable(middle);
+        Some(median.mul_f64(factor).max(SOONEST))
+    }
+}
+
+/// Whether one more second request keeps them few.
+pub(super) const fn are_few(hedges: u64, requests: u64) -> bool {
+    hedges * SHARE < requests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_a_multiple_of_the_recent_median() {
+        let times = Times::default();
+        for _ in 0..LEAST - 1 {
+            times.note(Duration::from_millis(20));
+        }
+        assert_eq!(None, times.patience(3.0));
+        times.note(Duration::from_secs(9));
+        assert_eq!(Some(Duration::from_millis(60)), times.patience(3.0));
+        for _ in 0..REMEMBERED {
+            times.note(Duration::from_millis(1));
+        }
+        assert_eq!(Some(SOONEST), times.patience(3.0));
+    }
+
+    #[test]
+    fn second_requests_are_one_in_twenty() {
+        assert!(are_few(0, 1));
+        assert!(!are_few(1, 20));
+        assert!(are_few(1, 21));
+    }
+}

@@ -1,0 +1,121 @@
+"""The engine, as the package sees it: an array made once, batches that run on it, and what the process shares."""
+# ruff: noqa: PYI021 - what an editor shows of a compiled module is what stands here
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, final
+
+import numpy.typing as npt
+
+__all__ = ["NativeArray", "Reply", "Running", "configure", "shutdown", "stats"]
+
+@final
+class NativeArray:
+    """An array whose chunks the engine reads and writes.
+
+    Parameters
+    ----------
+    metadata : str
+        The array's metadata as JSON, of Zarr v2 or v3.
+    element : tuple[int, str, int, bool]
+        Bytes of one element, how it compares (``"bits"``, ``"float"`` or ``"complex"``), bytes of
+        the parts that a change of byte order reverses, and whether it is big-endian in memory.
+    fill : bytes
+        The fill value, one element.
+    store : dict
+        Where the chunks are, as ``zarrs_async._stores.describe`` says it.
+    settings : dict
+        ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum`` and ``validate_checksums``.
+
+    Raises
+    ------
+    UnsupportedError
+        When a codec, a data type or a store's setting is not known to the engine.
+    """
+
+    def __new__(
+        cls,
+        metadata: str,
+        element: tuple[int, str, int, bool],
+        fill: bytes,
+        store: dict[str, Any],
+        settings: dict[str, Any],
+    ) -> NativeArray: ...
+    def read(
+        self,
+        batch_info: Iterable[tuple[Any, ...]],
+        out: npt.NDArray[Any],
+        drop_axes: tuple[int, ...],
+    ) -> tuple[asyncio.Future[tuple[Mapping[str, str], ...]], Running]:
+        """Start to read a batch.
+
+        Parameters
+        ----------
+        batch_info : Iterable
+            zarr's: byte getter, array spec, chunk selection, out selection, is complete.
+        out : numpy.ndarray
+            Where the elements go; must not be touched before the batch has ended.
+        drop_axes : tuple[int, ...]
+            Axes of the chunk selections that `out` does not have.
+
+        Returns
+        -------
+        tuple[asyncio.Future, Running]
+            The result, zarr's ``GetResult`` for each chunk; and the batch under way.
+        """
+
+    def write(
+        self,
+        batch_info: Iterable[tuple[Any, ...]],
+        value: npt.NDArray[Any],
+        drop_axes: tuple[int, ...],
+    ) -> tuple[asyncio.Future[None], Running]:
+        """Start to write a batch; see `read`."""
+
+    @property
+    def layout(self) -> str:
+        """How chunks are encoded, in one line."""
+
+@final
+class Running:
+    """A batch under way."""
+
+    def abort(self) -> None:
+        """Stop the batch: no further request is made, those in flight are closed."""
+
+    def drained(self) -> asyncio.Future[None]:
+        """Return a future that is done when nothing touches the batch's array any more."""
+
+@final
+class Reply:
+    """Where the loop puts a foreign store's answer."""
+
+    def started(self, task: asyncio.Task[None]) -> None:
+        """Note the task that is to be cancelled when nobody waits for the answer any more."""
+
+    def done(self, answer: npt.NDArray[Any] | None) -> None:
+        """Give the answer: a contiguous buffer, or None for what is not there."""
+
+    def failed(self, error: BaseException) -> None:
+        """Give an exception for an answer."""
+
+def configure(threads: int, requests: int, memory_bytes: int, shard_index_cache_bytes: int) -> None:
+    """Set the process-wide bounds.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that decode and encode.
+    requests : int
+        Requests in flight at most.
+    memory_bytes : int
+        Bytes of encoded and decoded data in memory at most.
+    shard_index_cache_bytes : int
+        Bytes of decoded shard indexes kept at most.
+    """
+
+def stats() -> dict[str, int]:
+    """Return the engine's counters since the process began."""
+
+def shutdown() -> None:
+    """End what is under way, within a bounded time; for the end of the interpreter."""
