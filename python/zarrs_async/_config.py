@@ -72,9 +72,7 @@ class Options:
             threads=workers or usable_cpus(),
             requests=_count("codec_pipeline.request_concurrent_maximum") or _REQUESTS,
             memory_bytes=_count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes(),
-            shard_index_cache_bytes=_count(
-                "codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE
-            ),
+            shard_index_cache_bytes=_count("codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE),
             chunk_concurrent_maximum=_count("codec_pipeline.chunk_concurrent_maximum") or None,
             chunk_concurrent_minimum=_count("codec_pipeline.chunk_concurrent_minimum", default=4),
             validate_checksums=_flag("codec_pipeline.validate_checksums", default=True),

@@ -129,15 +129,18 @@ class _Recorder:
         self.told: Explanation | None = None
 
     async def read(
-        self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()  # noqa: ANN401  # zarr's words
+        self,
+        batch_info: Iterable[Any],
+        out: NDBuffer,
+        drop_axes: tuple[int, ...] = (),
     ) -> tuple[Any, ...]:
         batch = list(batch_info)
         self.told = self.explanation(batch, out, drop_axes)
         return ({"status": "present"},) * len(batch)
 
-    def explanation(self, batch: list[Any], out: Any, drop_axes: tuple[int, ...]) -> Explanation:  # noqa: ANN401
+    def explanation(self, batch: list[Any], out: NDBuffer, drop_axes: tuple[int, ...]) -> Explanation:
         name = f"{type(self.pipeline).__module__}.{type(self.pipeline).__qualname__}"
-        if not isinstance(self.pipeline, ZarrsAsyncCodecPipeline):
+        if not isinstance(self.pipeline, ZarrsAsyncCodecPipeline) or self.pipeline.store is None:
             cause = "codec_pipeline.path names another pipeline"
             return Explanation(name, cause, "bridged", "", len(batch))
         native, cause = self.pipeline.engine_for(batch, out)

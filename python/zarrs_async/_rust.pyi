@@ -25,7 +25,8 @@ class NativeArray:
     store : dict
         Where the chunks are, as ``zarrs_async._stores.describe`` says it.
     settings : dict
-        ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum`` and ``validate_checksums``.
+        ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums`` and
+        ``hedge_factor``.
 
     Raises
     ------
@@ -71,6 +72,21 @@ class NativeArray:
         drop_axes: tuple[int, ...],
     ) -> tuple[asyncio.Future[None], Running]:
         """Start to write a batch; see `read`."""
+
+    def plan(
+        self,
+        batch_info: Iterable[tuple[Any, ...]],
+        out: npt.NDArray[Any],
+        drop_axes: tuple[int, ...],
+    ) -> dict[str, Any]:
+        """Tell what reading a batch would do, without doing it; arguments as for `read`.
+
+        Returns
+        -------
+        dict
+            ``chunks``, ``units``, ``requests``, ``bytes``, ``round_trips``, ``index_hits``,
+            ``index_misses`` and ``exact``.
+        """
 
     @property
     def layout(self) -> str:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-type_Description = dict[str, Any]
+Description = dict[str, Any]
 
 _KINDS = {"S3Store": "s3", "GCSStore": "gcs", "AzureStore": "azure", "HTTPStore": "http"}
 _S3FS_OPTIONS = {"anon", "asynchronous", "client_kwargs", "endpoint_url", "key", "loop", "secret", "token"}
 _S3FS_CLIENT_OPTIONS = {"endpoint_url", "region_name"}
 
 
-def describe(store: Store, *, direct_io: bool = False) -> type_Description:
+def describe(store: Store, *, direct_io: bool = False) -> Description:
     """Say where a store's objects are.
 
     Parameters
@@ -41,7 +41,7 @@ def describe(store: Store, *, direct_io: bool = False) -> type_Description:
     """
     # Subclasses may do anything, so only the classes themselves are taken for what they are.
     name = f"{type(store).__module__}.{type(store).__name__}"
-    native: type_Description | None = None
+    native: Description | None = None
     if type(store) is LocalStore:
         native = _local(store.root, direct_io=direct_io)
     elif name == "zarr.storage._obstore.ObjectStore":
@@ -56,11 +56,11 @@ def is_native(description: Mapping[str, Any]) -> bool:
     return "foreign" not in description
 
 
-def _local(root: object, *, direct_io: bool) -> type_Description:
+def _local(root: object, *, direct_io: bool) -> Description:
     return {"root": str(root), "direct_io": direct_io}
 
 
-def _obstore(store: Any, *, direct_io: bool) -> type_Description | None:  # noqa: ANN401  # obstore need not be there
+def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # obstore need not be there
     name = type(store).__name__
     if type(store).__module__ != "obstore.store":
         return None
@@ -85,8 +85,8 @@ def _obstore(store: Any, *, direct_io: bool) -> type_Description | None:  # noqa
     return description
 
 
-def _retries(retry: Mapping[str, Any]) -> type_Description:
-    description: type_Description = {}
+def _retries(retry: Mapping[str, Any]) -> Description:
+    description: Description = {}
     if "max_retries" in retry:
         description["max_retries"] = retry["max_retries"]
     if "retry_timeout" in retry:
@@ -100,28 +100,30 @@ def _retries(retry: Mapping[str, Any]) -> type_Description:
     return description
 
 
-def _fsspec(store: Any, *, direct_io: bool) -> type_Description | None:  # noqa: ANN401  # fsspec need not be there
+def _fsspec(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # fsspec need not be there
     from zarr.storage._fsspec import ALLOWED_EXCEPTIONS  # noqa: PLC0415  # imports fsspec
 
     filesystem = getattr(store.fs, "sync_fs", store.fs)
-    name = f"{type(filesystem).__module__}.{type(filesystem).__name__}"
+    options = dict(filesystem.storage_options)
     if store.allowed_exceptions != ALLOWED_EXCEPTIONS:
         return None
-    options = dict(filesystem.storage_options)
-    if name == "fsspec.implementations.local.LocalFileSystem":
-        return _local(store.path, direct_io=direct_io) if not options else None
-    if name == "fsspec.implementations.http.HTTPFileSystem":
-        if not store.path.startswith(("http://", "https://")) or "?" in store.path:
-            return None
-        if set(options) - {"asynchronous", "loop"}:
-            return None
-        return {"kind": "http", "url": store.path, "client_options": [("allow_http", "true")]}
-    if name == "s3fs.core.S3FileSystem":
-        return _s3fs(store.path, options)
+    match f"{type(filesystem).__module__}.{type(filesystem).__name__}":
+        case "fsspec.implementations.local.LocalFileSystem" if not options:
+            return _local(store.path, direct_io=direct_io)
+        case "fsspec.implementations.http.HTTPFileSystem" if not set(options) - {"asynchronous", "loop"}:
+            return _http(store.path)
+        case "s3fs.core.S3FileSystem":
+            return _s3fs(store.path, options)
     return None
 
 
-def _s3fs(path: str, options: dict[str, Any]) -> type_Description | None:
+def _http(url: str) -> Description | None:
+    if not url.startswith(("http://", "https://")) or "?" in url:
+        return None
+    return {"kind": "http", "url": url, "client_options": [("allow_http", "true")]}
+
+
+def _s3fs(path: str, options: dict[str, Any]) -> Description | None:
     client = options.get("client_kwargs") or {}
     if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
         return None
@@ -171,6 +173,6 @@ def _milliseconds(duration: timedelta) -> int:
     return round(1000 * duration.total_seconds())
 
 
-def _has_odd_values(description: type_Description) -> bool:
+def _has_odd_values(description: Description) -> bool:
     pairs = description["options"] + description["client_options"]
     return any(not isinstance(value, str) for _, value in pairs)

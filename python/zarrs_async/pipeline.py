@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -31,11 +31,12 @@ from zarrs_async._stores import describe
 from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from zarr.abc.codec import Codec
     from zarr.abc.store import ByteGetter, ByteSetter, Store
     from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.dtype import ZDType
     from zarr.core.indexing import SelectorTuple
     from zarr.core.metadata import ArrayMetadata
 
@@ -119,19 +120,14 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """Fill in what codecs infer from an array's spec."""
-        evolved = type(self)(
-            default=self.default.evolve_from_array_spec(array_spec),
-            metadata=self.metadata,
-            store=self.store,
-            options=self.options,
-        )
-        evolved._native = self._native
-        return evolved
+        return replace(self, default=_evolved(self.default, array_spec))
 
     def __getstate__(self) -> dict[str, Any]:
+        """Leave options and the engine's array behind: whoever unpickles has their own."""
         return {"default": self.default, "metadata": self.metadata, "store": self.store}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the options anew."""
         self.__dict__.update(state)
         self.options = Options.from_config()
         self._native = None
@@ -139,6 +135,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             _apply(self.options)
 
     def __iter__(self) -> Iterator[Codec]:
+        """Iterate over the codecs."""
         return iter(self.default)
 
     @property
@@ -151,9 +148,15 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         """Whether a part of a chunk can be written without the rest."""
         return self.default.supports_partial_encode
 
-    def validate(self, **kwargs: Any) -> None:
-        """Check that the codecs go with an array; see ``zarr.abc.codec.CodecPipeline.validate``."""
-        self.default.validate(**kwargs)
+    def validate(
+        self,
+        *,
+        shape: tuple[int, ...],
+        dtype: ZDType[Any, Any],
+        chunk_grid: Any,  # noqa: ANN401  # its type has another name in each version of zarr
+    ) -> None:
+        """Check that the codecs go with an array."""
+        self.default.validate(shape=shape, dtype=dtype, chunk_grid=chunk_grid)
 
     def compute_encoded_size(self, byte_length: int, array_spec: ArraySpec) -> int:
         """Give the bytes that `byte_length` bytes become; an error where that varies."""
@@ -196,9 +199,9 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             return ()
         native = self._choose(batch, out)
         if native is None:
-            results = await self.default.read(batch, out, drop_axes)
-            return results if results is not None else ()
-        array = out.as_ndarray_like()
+            # Nothing comes back from zarr 3.1.
+            return await self.default.read(batch, out, drop_axes) or ()
+        array: Any = out.as_ndarray_like()
         dtype = self.dtype
         if array.dtype == dtype and array.flags.writeable:
             return await _run(native.read, batch, array, drop_axes)
@@ -284,10 +287,16 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         return _Native(store, _generation, array, "")
 
 
-async def _run(start: Any, batch: list[Any], array: Any, drop_axes: tuple[int, ...]) -> Any:  # noqa: ANN401  # the engine's words
+async def _run(
+    start: Callable[[list[Any], Any, tuple[int, ...]], tuple[asyncio.Future[Any], _rust.Running]],
+    batch: list[Any],
+    array: np.ndarray[Any, Any],
+    drop_axes: tuple[int, ...],
+) -> tuple[Any, ...]:
+    """Await a batch of the engine's; when cancelled, return only once nothing touches `array`."""
     future, running = start(batch, array, drop_axes)
     try:
-        return await future
+        results: tuple[Any, ...] = await future
     except asyncio.CancelledError:
         running.abort()
         await _drained(running)
@@ -296,6 +305,7 @@ async def _run(start: Any, batch: list[Any], array: Any, drop_axes: tuple[int, .
         # The loop has closed and nothing can be awaited; the engine holds the array while it needs it.
         running.abort()
         raise
+    return results
 
 
 async def _drained(running: _rust.Running) -> None:
@@ -326,7 +336,7 @@ def _dtype(metadata: ArrayMetadata | None) -> np.dtype[Any]:
 def _default(metadata: ArrayMetadata) -> BatchedCodecPipeline:
     """Make zarr's own pipeline as zarr would have made it."""
     if isinstance(metadata, ArrayV2Metadata):
-        codecs: Any = [V2Codec(filters=metadata.filters, compressor=metadata.compressor)]
+        codecs: Iterable[Codec] = [V2Codec(filters=metadata.filters, compressor=metadata.compressor)]
         shape, config = metadata.chunks, ArrayConfig.from_dict({"order": metadata.order})
     else:
         codecs = metadata.codecs
@@ -339,7 +349,16 @@ def _default(metadata: ArrayMetadata) -> BatchedCodecPipeline:
         config=config,
         prototype=default_buffer_prototype(),
     )
-    return BatchedCodecPipeline.from_codecs(codecs).evolve_from_array_spec(spec)
+    return _evolved(codecs, spec)
+
+
+def _evolved(codecs: Iterable[Codec], spec: ArraySpec) -> BatchedCodecPipeline:
+    """Evolve each codec with the spec that the one before leaves."""
+    evolved = []
+    for codec in codecs:
+        evolved.append(codec.evolve_from_array_spec(array_spec=spec))
+        spec = evolved[-1].resolve_metadata(spec)
+    return BatchedCodecPipeline.from_codecs(evolved)
 
 
 def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _rust.NativeArray:

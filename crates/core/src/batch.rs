@@ -143,6 +143,16 @@ impl Array {
         })
     }
 
+    /// The same array in another store, within the same bound on its chunks.
+    #[must_use]
+    pub fn in_store(&self, store: Store) -> Self {
+        let other = Self::new(store, self.layout.clone(), self.settings.clone());
+        Self {
+            chunks: self.chunks.clone(),
+            ..other
+        }
+    }
+
     /// Names the store, without credentials.
     #[must_use]
     pub fn store_name(&self) -> String {
