@@ -87,7 +87,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
 
     default: BatchedCodecPipeline
     metadata: ArrayMetadata | None = None
-    store: Store | None = None
+    store: Store | None = field(default=None, repr=False)
     options: Options = field(default_factory=Options.from_config, compare=False)
     _native: _Native | None = field(default=None, init=False, repr=False, compare=False)
 

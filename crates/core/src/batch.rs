@@ -175,7 +175,8 @@ impl Array {
     pub(crate) fn object(&self, key: &Arc<str>) -> ObjectId {
         let key = match &self.store {
             Store::Local(store) => store.full_path(key),
-            _ => Arc::clone(key),
+            Store::Remote(store) => store.full_path(key),
+            Store::Foreign(_) => Arc::clone(key),
         };
         ObjectId {
             store: self.store.identity(),

@@ -43,10 +43,6 @@ impl Reader {
         let Layout::Shard(sharding) = &array.layout else {
             return Err(Error::invalid("only a shard has parts"));
         };
-        let _chunk = match &array.chunks {
-            Some(chunks) => Some(chunks.take(1).await),
-            None => None,
-        };
         let mut admitted = Some(admitted);
         for _ in 0..PLANS {
             let located = self
@@ -162,7 +158,8 @@ impl UnitRun {
         let len = range.end - range.start;
         let subspec = flight.spec.chunk.with_shape(&sharding.chunk_shape);
         let nbytes = len + subspec.nbytes().unwrap_or(0) as u64;
-        let mut permits = self.engine.admission.admit(None, nbytes, true).await;
+        let chunks = flight.array.chunks.as_ref();
+        let mut permits = self.engine.admission.admit(chunks, nbytes, true).await;
         // Nobody listens any more when the batch that asked is gone.
         admitted.send(()).ok();
         let part = Part::Range(range.clone());
@@ -201,6 +198,10 @@ impl UnitRun {
                     })
                     .map(|_| false)
                 }
+                Ok(Get::Found(_)) if validator.is_none() => Err(Error::decode(
+                    "sharding_indexed",
+                    "a subchunk leaves its shard",
+                )),
                 Ok(_) => Err(StoreError {
                     kind: StoreErrorKind::Changed,
                     operation: "get",

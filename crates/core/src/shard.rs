@@ -64,6 +64,22 @@ impl Sharding {
             .saturating_add(if self.checksum { 4 } else { 0 })
     }
 
+    /// Bytes that an encoded subchunk cannot exceed: no codec makes more than twice of its input, but
+    /// for what is left of small ones, and an index comes on top where the subchunk is a shard itself.
+    fn longest(&self, spec: &ChunkSpec) -> u64 {
+        const SLACK: u64 = 1 << 20;
+        let subspec = spec.with_shape(&self.chunk_shape);
+        let nbytes = subspec.nbytes().unwrap_or(usize::MAX) as u64;
+        let index = match &self.inner {
+            Layout::Shard(inner) => inner.index_size(&subspec),
+            Layout::Chunk(_) => 0,
+        };
+        nbytes
+            .saturating_mul(2)
+            .saturating_add(index)
+            .saturating_add(SLACK)
+    }
+
     /// Bytes of a shard of `size` bytes in which subchunks may stand.
     pub(crate) fn data_section(&self, spec: &ChunkSpec, size: u64) -> Range<u64> {
         let index = self.index_size(spec);
@@ -127,6 +143,7 @@ impl ShardIndex {
             Cow::Borrowed(encoded)
         };
         let section = sharding.data_section(spec, shard_size);
+        let longest = sharding.longest(spec);
         let (pairs, _) = entries.as_chunks::<16>();
         let entries = pairs
             .iter()
@@ -136,6 +153,11 @@ impl ShardIndex {
                 let (offset, length) = (pair as u64, (pair >> 64) as u64);
                 let end = offset.checked_add(length);
                 let present = (offset, length) != (ABSENT, ABSENT);
+                if present && length > longest {
+                    return Err(damaged(format!(
+                        "its index has a subchunk of {length} bytes"
+                    )));
+                }
                 if present && (offset < section.start || end.is_none_or(|end| end > section.end)) {
                     return Err(damaged(format!(
                         "its index points to bytes {offset}+{length} of a shard of {shard_size}"

@@ -21,7 +21,9 @@ use crate::locks::KeyGuard;
 use crate::place::Work;
 use crate::pool::guard;
 use crate::scratch::with_encoded;
-use crate::store::{Condition, Directories, Get, LocalStore, Part, Put, Store, Validator};
+use crate::store::{
+    Condition, Directories, Get, LocalStore, Part, Put, RemoteStore, Store, Validator,
+};
 use crate::update::{Values, update};
 
 /// Decoded bytes that one job of small local chunks takes on.
@@ -307,7 +309,7 @@ impl Writer {
         permits.take_request(&engine.admission).await;
         match after {
             Some(bytes) => {
-                let extra: Vec<_> = (0..EXTRA_LANES)
+                let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_LANES))
                     .map_while(|_| engine.admission.requests.try_take())
                     .collect();
                 let lanes = 1 + extra.len();

@@ -240,11 +240,10 @@ impl NativeArray {
             }
         }
         let store = self.store.open(py, &self.process, locals)?;
-        let array = Arc::new(Array::new(
-            store,
-            self.layout.clone(),
-            self.settings.clone(),
-        ));
+        let array = Arc::new(match &*last {
+            Some((_, array)) => array.in_store(store),
+            None => Array::new(store, self.layout.clone(), self.settings.clone()),
+        });
         let on = matches!(self.store, Description::Foreign(_)).then(|| locals.clone());
         *last = Some((on, Arc::clone(&array)));
         Ok(array)

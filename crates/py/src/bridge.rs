@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use pyo3::exceptions::{PyPermissionError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3_async_runtimes::TaskLocals;
@@ -16,7 +17,31 @@ use zarrs_async_core::{Error, ForeignStore, Part, StoreError, StoreErrorKind};
 use crate::buffer;
 use crate::clerk::Message;
 
-type Answer = Result<Option<Bytes>, PyErr>;
+type Answer = Result<Option<Bytes>, Raised>;
+
+/// What a store raised, as far as it can be told without the interpreter.
+struct Raised {
+    error: PyErr,
+    kind: StoreErrorKind,
+    class: String,
+}
+
+impl Raised {
+    fn new(py: Python<'_>, error: PyErr) -> Self {
+        let kind = if error.is_instance_of::<PyPermissionError>(py) {
+            StoreErrorKind::Permission
+        } else if error.is_instance_of::<PyTimeoutError>(py) {
+            StoreErrorKind::Timeout
+        } else {
+            StoreErrorKind::Other
+        };
+        let class = error
+            .get_type(py)
+            .name()
+            .map_or_else(|_| String::new(), |name| name.to_string());
+        Self { error, kind, class }
+    }
+}
 
 /// One Python store on one event loop.
 pub(crate) struct PyStore {
@@ -197,13 +222,16 @@ impl Reply {
 
     /// Gives an exception for an answer.
     fn failed(&self, error: &Bound<'_, PyAny>) {
-        self.answer(Err(PyErr::from_value(error.clone())));
+        self.answer(Err(Raised::new(
+            error.py(),
+            PyErr::from_value(error.clone()),
+        )));
     }
 }
 
 impl Reply {
-    pub(crate) fn fail(&self, error: PyErr) {
-        self.answer(Err(error));
+    pub(crate) fn fail(&self, py: Python<'_>, error: PyErr) {
+        self.answer(Err(Raised::new(py, error)));
     }
 
     fn answer(&self, answer: Answer) {
@@ -239,17 +267,17 @@ impl Drop for Waiting {
     }
 }
 
-fn failure(operation: &'static str, key: &str, store: &str, error: PyErr) -> Error {
+fn failure(operation: &'static str, key: &str, store: &str, raised: Raised) -> Error {
     StoreError {
-        kind: StoreErrorKind::Other,
+        kind: raised.kind,
         operation,
         key: key.into(),
         store: store.into(),
         status: None,
         attempts: 1,
-        // Without the interpreter at hand the exception cannot be put in words; it is the cause.
-        reason: "the store raised an exception".into(),
-        source: Some(Arc::new(error)),
+        // The exception itself is the cause; its words may be long, or secret.
+        reason: format!("the store raised {}", raised.class).into(),
+        source: Some(Arc::new(raised.error)),
     }
     .into()
 }

@@ -136,7 +136,7 @@ impl Share<'_> {
             // The loop has closed: nobody awaits these results.
             engine.stats().results_dropped.add(self.futures);
             for reply in waiting {
-                reply.borrow(py).fail(error.clone_ref(py));
+                reply.borrow(py).fail(py, error.clone_ref(py));
             }
         }
         Ok(())

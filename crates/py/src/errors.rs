@@ -1,6 +1,6 @@
 //! Engine errors as Python exceptions, in one place.
 
-use pyo3::exceptions::PyConnectionError;
+use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -91,10 +91,11 @@ fn cause(py: Python<'_>, failure: &StoreError) -> PyErr {
             return raised.clone_ref(py);
         }
         if let Some(io) = source.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error().map_or_else(
-                || std::io::Error::from(io.kind()).into(),
-                |code| std::io::Error::from_raw_os_error(code).into(),
-            );
+            return match io.raw_os_error() {
+                // Python chooses the class by the number.
+                Some(code) => PyOSError::new_err((code, failure.reason.to_string())),
+                None => PyOSError::new_err(failure.reason.to_string()),
+            };
         }
     }
     PyConnectionError::new_err(failure.reason.to_string())

@@ -67,6 +67,12 @@ fn grid(
     let scalar = outside.broadcast && outside.shape.is_empty();
     let out_items = items(out);
     let count = kept.iter().filter(|kept| **kept).count();
+    if !scalar && outside.broadcast && outside.shape.len() > count {
+        return Err(PyValueError::new_err(format!(
+            "could not broadcast values of {} axes into a selection of {count}",
+            outside.shape.len()
+        )));
+    }
     if !scalar && (out_items.len() != count || outside.shape.len() != count) {
         return Err(PyIndexError::new_err(format!(
             "the selection has {count} axes, the out selection {}, the array {}",

@@ -25,6 +25,19 @@ use crate::stats::Stats;
 /// How long nothing may arrive before a request is given up, unless the store's options say otherwise.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Settings that choose whose buckets are meant.
+const ENDPOINTS: &[&str] = &[
+    "endpoint",
+    "endpoint_url",
+    "aws_endpoint",
+    "aws_endpoint_url",
+    "azure_endpoint",
+    "account_name",
+    "azure_storage_account_name",
+    "base_url",
+    "google_base_url",
+];
+
 /// Which protocol a remote store speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RemoteKind {
@@ -106,11 +119,14 @@ impl RemoteConfig {
         let conditions = self.kind != RemoteKind::Http
             && !disabled("aws_conditional_put")
             && !disabled("conditional_put");
+        let (location, base) = self.location();
         Ok(RemoteStore {
             client: self.client(&retry, stats)?,
             prefix: Path::parse(&self.prefix).map_err(invalid)?,
             name: self.name(),
             identity: hasher.finish(),
+            location,
+            base,
             retry,
             stats: Arc::clone(stats),
             times: Times::default(),
@@ -190,6 +206,26 @@ impl RemoteConfig {
         format!("{root}/{}", self.prefix)
             .trim_end_matches('/')
             .to_owned()
+    }
+
+    /// A number for the place that the store reaches, whatever the settings, and the path within it.
+    fn location(&self) -> (u64, String) {
+        let mut hasher = DefaultHasher::new();
+        self.kind.hash(&mut hasher);
+        if self.kind == RemoteKind::Http {
+            let url = without_secrets(&self.url);
+            let host = url.find("://").map_or(0, |at| at + 3);
+            let path = url[host..].find('/').map_or(url.len(), |at| host + at);
+            url[..path].hash(&mut hasher);
+            return (hasher.finish(), url[path..].to_owned());
+        }
+        let root = Self {
+            prefix: String::new(),
+            ..self.clone()
+        };
+        root.name().hash(&mut hasher);
+        self.option(ENDPOINTS).hash(&mut hasher);
+        (hasher.finish(), String::new())
     }
 
     /// The first of these options that is set; empty where none is.
@@ -298,6 +334,30 @@ mod tests {
             ..http
         };
         assert!(!Arc::ptr_eq(&one, &registry.open(&other, &stats).unwrap()));
+    }
+
+    #[test]
+    fn one_object_has_one_name_whatever_the_store_begins_at() {
+        let stats = Arc::new(Stats::default());
+        let store = |url: &str, prefix: &str| {
+            let plain = config(RemoteKind::Http, &[]);
+            let config = RemoteConfig {
+                url: url.into(),
+                prefix: prefix.into(),
+                ..plain
+            };
+            config.build(&stats).unwrap()
+        };
+        let root = store("http://localhost:1", "");
+        for (other, key) in [
+            (store("http://u:p@localhost:1/a/", ""), "b/c/0"),
+            (store("http://localhost:1/a?x=1", "b"), "c/0"),
+        ] {
+            assert_eq!(root.location(), other.location());
+            assert_eq!(root.full_path("a/b/c/0"), other.full_path(key));
+            assert_ne!(root.identity(), other.identity());
+        }
+        assert_ne!(root.location(), store("http://localhost:2", "").location());
     }
 
     #[test]

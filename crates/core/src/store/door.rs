@@ -51,6 +51,11 @@ impl Answer {
             .map(Duration::from_millis)
     }
 
+    /// The status of the last answer to the request that this task is making.
+    pub(super) fn last_status() -> Option<u16> {
+        ANSWER.try_with(|answer| answer.status()).ok().flatten()
+    }
+
     fn note(&self, response: &HttpResponse) {
         self.status
             .store(response.status().as_u16(), Ordering::Relaxed);

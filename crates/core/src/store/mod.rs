@@ -130,7 +130,7 @@ impl Store {
         match self {
             // All local stores are one: their objects are named by absolute paths.
             Self::Local(_) => 0,
-            Self::Remote(store) => store.identity(),
+            Self::Remote(store) => store.location(),
             Self::Foreign(store) => store.identity(),
         }
     }
@@ -149,7 +149,8 @@ impl Store {
     pub(crate) fn realm(&self) -> u64 {
         match self {
             Self::Foreign(store) => store.realm(),
-            _ => 0,
+            Self::Remote(store) => store.identity(),
+            Self::Local(_) => 0,
         }
     }
 

@@ -34,6 +34,9 @@ pub struct RemoteStore {
     pub(super) prefix: Path,
     pub(super) name: String,
     pub(super) identity: u64,
+    pub(super) location: u64,
+    /// The path of an HTTP store's URL.
+    pub(super) base: String,
     pub(super) retry: RetryConfig,
     pub(super) stats: Arc<Stats>,
     pub(super) times: Times,
@@ -65,8 +68,25 @@ impl std::fmt::Debug for RemoteStore {
 }
 
 impl RemoteStore {
+    /// Names the place, whoever asks with whatever settings.
+    pub(super) const fn location(&self) -> u64 {
+        self.location
+    }
+
+    /// Names all settings: only equal ones may see each other's objects.
     pub(super) const fn identity(&self) -> u64 {
         self.identity
+    }
+
+    /// The object's path from the root of the place.
+    pub(crate) fn full_path(&self, key: &str) -> Arc<str> {
+        let parts = [self.base.as_str(), self.prefix.as_ref(), key];
+        let parts = parts.iter().flat_map(|part| part.split('/'));
+        parts
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("/")
+            .into()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -100,11 +120,20 @@ impl RemoteStore {
         if outcome.is_ok() {
             self.times.note(began.elapsed());
         }
-        if let (Part::Suffix(_), Err(failure)) = (&part, &outcome)
-            && refuses_suffix(failure)
-        {
-            self.suffixes.store(false, Ordering::Relaxed);
-            return Box::pin(self.get(key, &part, expected, hedge)).await;
+        if let (Part::Suffix(_), Err(failure)) = (&part, &outcome) {
+            if failure.status == Some(416) {
+                // The last bytes of nothing: the object is empty, and whoever wanted some will say so.
+                let bytes = Bytes::new();
+                return Ok(Get::Found(Fetched {
+                    bytes,
+                    size: Some(0),
+                    validator: None,
+                }));
+            }
+            if refuses_suffix(failure) {
+                self.suffixes.store(false, Ordering::Relaxed);
+                return Box::pin(self.get(key, &part, expected, hedge)).await;
+            }
         }
         let get = outcome.map_err(|failure| failure.error)?;
         if let Get::Found(fetched) = &get {
@@ -158,7 +187,7 @@ impl RemoteStore {
             ..GetOptions::default()
         };
         let result = match self.client.get_opts(path, options).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(Get::Missing),
+            Err(object_store::Error::NotFound { .. }) if says_missing() => return Ok(Get::Missing),
             Err(object_store::Error::Precondition { .. }) => return Ok(Get::Changed),
             other => other?,
         };
@@ -258,6 +287,15 @@ impl RemoteStore {
             self.stats.bytes_written.add(len as u64);
         }
         outcome
+    }
+
+    /// Parts that an object of `len` bytes is put in besides the first.
+    pub(crate) const fn parts(len: usize) -> usize {
+        if len > MULTIPART_ABOVE {
+            len.div_ceil(PART_SIZE) - 1
+        } else {
+            0
+        }
     }
 
     async fn put_parts(
@@ -387,8 +425,13 @@ struct Refusal {
     unsupported: bool,
 }
 
+/// Whether an object is missing: `object_store` says so of a 405 as well.
+fn says_missing() -> bool {
+    Answer::last_status().is_none_or(|status| status == 404)
+}
+
 fn refuses_suffix(refusal: &Refusal) -> bool {
-    refusal.unsupported || matches!(refusal.status, Some(400 | 405 | 416 | 501))
+    refusal.unsupported || matches!(refusal.status, Some(400 | 405 | 501))
 }
 
 impl Failure {
