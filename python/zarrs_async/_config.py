@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Options:
             chunk_concurrent_maximum=_count("codec_pipeline.chunk_concurrent_maximum") or None,
             chunk_concurrent_minimum=_count("codec_pipeline.chunk_concurrent_minimum", default=4),
             validate_checksums=_flag("codec_pipeline.validate_checksums", default=True),
-            direct_io=_flag("codec_pipeline.direct_io", default=False),
+            direct_io=_direct_io(),
             strict=_flag("codec_pipeline.strict", default=False),
             hedge_factor=_factor("codec_pipeline.hedge_factor"),
         )
@@ -133,6 +134,14 @@ def _count(name: str, *, least: int = 1, default: int = 0) -> int:
         msg = f"{name} is {value!r}, but must be an integer of at least {least}, or None for automatic"
         raise ConfigError(msg)
     return value
+
+
+def _direct_io() -> bool:
+    direct_io = _flag("codec_pipeline.direct_io", default=False)
+    if direct_io and sys.platform != "linux":
+        msg = "codec_pipeline.direct_io is True, but must be False here: only Linux has O_DIRECT"
+        raise ConfigError(msg)
+    return direct_io
 
 
 def _factor(name: str) -> float | None:

@@ -11,7 +11,6 @@ import zarr
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.sync import sync
 
-from zarrs_async._stores import describe, is_native
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
 
 if TYPE_CHECKING:
@@ -140,13 +139,13 @@ class _Recorder:
 
     def explanation(self, batch: list[Any], out: NDBuffer, drop_axes: tuple[int, ...]) -> Explanation:
         name = f"{type(self.pipeline).__module__}.{type(self.pipeline).__qualname__}"
-        if not isinstance(self.pipeline, ZarrsAsyncCodecPipeline) or self.pipeline.store is None:
+        if not isinstance(self.pipeline, ZarrsAsyncCodecPipeline):
             cause = "codec_pipeline.path names another pipeline"
             return Explanation(name, cause, "bridged", "", len(batch))
         native, cause = self.pipeline.engine_for(batch, out)
         if native is None:
             default = "zarr's default pipeline"
             return Explanation(default, f"zarrs_async does not support {cause}", "bridged", "", len(batch))
-        store = "native" if is_native(describe(self.pipeline.store)) else "bridged"
+        store = "bridged" if native.bridged else "native"
         array = np.empty(out.shape, dtype=self.pipeline.dtype)
         return Explanation("zarrs_async", None, store, native.layout, **native.plan(batch, array, drop_axes))

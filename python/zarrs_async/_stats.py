@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import Any
 
 from zarrs_async import _rust
 
 _fallback_causes: Counter[str] = Counter()
+
+if hasattr(os, "register_at_fork"):
+    # The engine's counters begin anew in a child, and so do these.
+    os.register_at_fork(after_in_child=_fallback_causes.clear)
 
 
 def stats() -> dict[str, Any]:

@@ -7,6 +7,7 @@ settings is known here: it is never opened with other credentials than its own. 
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
     Returns
     -------
     dict
-        With ``root`` a local store, with ``kind`` a remote one, with ``foreign`` the store itself.
+        With ``root`` a local store, with ``kind`` a remote one, with neither a foreign one; ``store`` is the
+        store itself, which the engine awaits where it cannot do the rest.
     """
     # Subclasses may do anything, so only the classes themselves are taken for what they are.
     name = f"{type(store).__module__}.{type(store).__name__}"
@@ -48,12 +50,12 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
         native = _obstore(getattr(store, "store", None), direct_io=direct_io)
     elif name == "zarr.storage._fsspec.FsspecStore":
         native = _fsspec(store, direct_io=direct_io)
-    return native if native is not None else {"foreign": store}
+    return {"store": store, **(native or {})}
 
 
 def is_native(description: Mapping[str, Any]) -> bool:
     """Tell whether the engine itself reads and writes the store."""
-    return "foreign" not in description
+    return "root" in description or "kind" in description
 
 
 def _local(root: object, *, direct_io: bool) -> Description:
@@ -108,7 +110,7 @@ def _fsspec(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN4
     if store.allowed_exceptions != ALLOWED_EXCEPTIONS:
         return None
     match f"{type(filesystem).__module__}.{type(filesystem).__name__}":
-        case "fsspec.implementations.local.LocalFileSystem" if not options:
+        case "fsspec.implementations.local.LocalFileSystem" if not set(options) - {"asynchronous", "loop"}:
             return _local(store.path, direct_io=direct_io)
         case "fsspec.implementations.http.HTTPFileSystem" if not set(options) - {"asynchronous", "loop"}:
             return _http(store.path)
@@ -128,8 +130,12 @@ def _s3fs(path: str, options: dict[str, Any]) -> Description | None:
     if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
         return None
     bucket, _, prefix = path.partition("/")
-    settings = {"aws_bucket": bucket, "aws_region": client.get("region_name") or "us-east-1"}
     endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    region = client.get("region_name")
+    if not endpoint and (not region or any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ)):
+        # boto would look for them, and follow redirects.
+        return None
+    settings = {"aws_bucket": bucket, "aws_region": region or "us-east-1"}
     if endpoint:
         settings["aws_endpoint"] = endpoint
     if options.get("anon"):

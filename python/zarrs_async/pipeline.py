@@ -8,6 +8,7 @@ needs, there is no store to read from, and everything is zarr's default pipeline
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import warnings
@@ -52,6 +53,7 @@ def _after_fork() -> None:
     _generation += 1
 
 
+atexit.register(_rust.shutdown)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 

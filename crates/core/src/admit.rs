@@ -1,7 +1,9 @@
 //! Admission: the process-wide bounds and the permits drawn from them. Sole owner of semaphores.
 //!
-//! A unit takes what it needs in one order, always: chunk, bytes, request, CPU. Each once; nothing
-//! takes bytes while it holds bytes; so no two units can wait for each other. The queues are first
+//! A unit takes what it needs in one order, always: chunk, bytes, request, CPU. Nothing takes
+//! bytes while it holds bytes, or a request while it holds one, and who holds a request or the CPU waits
+//! for nothing before it; so no two units can wait for each other. A write takes its request twice, for
+//! the get and for the put, and gives it back in between. The queues are first
 //! come, first served, and a batch stands in them with one ticket at a time (its dispatcher waits until
 //! one unit is admitted before it sends the next): that is round robin between batches, so a small read
 //! is never behind all of a huge one. The CPU queue comes after the fetch, where a batch has many units
@@ -51,6 +53,7 @@ pub(crate) struct Permit {
 
 impl Bound {
     pub(crate) fn new(size: usize) -> Arc<Self> {
+        let size = size.clamp(1, MOST_PERMITS);
         let state = Mutex::new(Resizing { size, debt: 0 });
         #[expect(
             clippy::disallowed_types,

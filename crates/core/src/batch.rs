@@ -46,6 +46,8 @@ pub struct Spec {
     pub(crate) chunk: ChunkSpec,
     /// Bytes of the decoded chunk.
     pub(crate) nbytes: usize,
+    /// Bytes that the encoded chunk cannot exceed.
+    pub(crate) most_encoded: u64,
     /// Equal for chunks that decode alike.
     pub(crate) fingerprint: u64,
 }
@@ -137,6 +139,7 @@ impl Array {
         self.fingerprint.hash(&mut hasher);
         chunk.hash(&mut hasher);
         Ok(Spec {
+            most_encoded: self.layout.most_encoded(&chunk),
             chunk,
             nbytes,
             fingerprint: hasher.finish(),

@@ -110,20 +110,21 @@ impl Engine {
         threads / chunks > 1
     }
 
-    /// Fetches an object, or a part of it, from a store that is awaited.
+    /// Fetches an object, or a part of it, from a store that is awaited; at most `most` bytes.
     pub(crate) async fn fetch(
         &self,
         array: &Array,
         key: &str,
         part: &Part,
         expected: Option<&Validator>,
+        most: u64,
     ) -> Result<Get, Error> {
         match &array.store {
             Store::Remote(store) => {
                 let requests = &self.admission.requests;
                 let factor = array.settings.hedge_factor;
                 let hedge = factor.map(|factor| Hedge { factor, requests });
-                store.get(key, part, expected, hedge).await
+                store.get(key, part, expected, most, hedge).await
             }
             Store::Foreign(store) => {
                 let counted = self.stats.count_request();
@@ -135,6 +136,7 @@ impl Engine {
                         bytes,
                         size: None,
                         validator: None,
+                        version: None,
                     })
                 }))
             }

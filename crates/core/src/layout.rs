@@ -147,6 +147,23 @@ impl Layout {
         }
     }
 
+    /// Bytes that an encoded chunk cannot exceed: no codec makes more than twice of its input, but for
+    /// what is left of small ones; indexes of shards come on top.
+    pub(crate) fn most_encoded(&self, spec: &ChunkSpec) -> u64 {
+        const SLACK: u64 = 1 << 20;
+        let nbytes = spec.nbytes().unwrap_or(usize::MAX) as u64;
+        let mut most = nbytes.saturating_mul(2).saturating_add(SLACK);
+        let (mut layout, mut spec) = (self, spec.clone());
+        let mut count = 1_u64;
+        while let Self::Shard(sharding) = layout {
+            most = most.saturating_add(sharding.index_size(&spec).saturating_mul(count));
+            let subchunks: u64 = sharding.grid(&spec).iter().product();
+            count = count.saturating_mul(subchunks);
+            (layout, spec) = (&sharding.inner, spec.with_shape(&sharding.chunk_shape));
+        }
+        most
+    }
+
     /// One line that says what the layout is.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -187,7 +204,12 @@ fn v2_compressor(compressor: &Value, itemsize: usize) -> Result<Value, Error> {
         }
         _ => return Err(Error::unsupported(format!("compressor {id:?} of Zarr v2"))),
     };
-    Ok(json!({"name": id, "configuration": configuration}))
+    // These two are extensions of v3, under the names that numcodecs gave them there.
+    let name = match id {
+        "zlib" | "bz2" => format!("numcodecs.{id}"),
+        _ => id.to_owned(),
+    };
+    Ok(json!({"name": name, "configuration": configuration}))
 }
 
 #[cfg(test)]

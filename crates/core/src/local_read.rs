@@ -18,8 +18,6 @@ use crate::store::{LocalStore, Opened, Store};
 const GAP: u64 = 64 << 10;
 /// Encoded bytes read at once at most: what stays in a core's cache until it is decoded.
 const SPAN: u64 = 512 << 10;
-/// No codec makes a chunk larger than twice its size and this; a file that is larger is not a chunk.
-const SLACK: u64 = 1 << 20;
 
 /// Reads one object for all who want some of it; tells whether it was missing.
 pub(crate) fn read_local(
@@ -41,7 +39,7 @@ pub(crate) fn read_local(
     };
     match &flight.array.layout {
         Layout::Chunk(_) => {
-            if opened.size() > 2 * flight.spec.nbytes as u64 + SLACK {
+            if opened.size() > flight.spec.most_encoded {
                 let size = opened.size();
                 return Err(Error::decode(
                     "bytes",

@@ -118,7 +118,7 @@ impl Engine {
             IndexLocation::Start => Part::Range(0..nbytes),
             IndexLocation::End => Part::Suffix(nbytes),
         };
-        let fetched = match self.fetch(array, key, &part, None).await? {
+        let fetched = match self.fetch(array, key, &part, None, nbytes).await? {
             Get::Found(fetched) => fetched,
             Get::Missing | Get::Changed => return Ok(None),
         };

@@ -1,4 +1,5 @@
-//! The CPU pool: decoding and encoding happen here, never on the I/O runtime. Sole owner of rayon.
+//! The CPU pool: decoding and encoding happen here, but for bodies so small that handing them over costs
+//! more (see `read`). Sole owner of rayon.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

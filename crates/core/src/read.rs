@@ -256,7 +256,13 @@ impl UnitRun {
         admitted.send(()).ok();
         let fetched = self
             .engine
-            .fetch(array, &flight.key, &Part::Whole, None)
+            .fetch(
+                array,
+                &flight.key,
+                &Part::Whole,
+                None,
+                flight.spec.most_encoded,
+            )
             .await;
         permits.release_request();
         let flight = Arc::clone(flight);

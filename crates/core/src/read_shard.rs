@@ -165,7 +165,7 @@ impl UnitRun {
         let part = Part::Range(range.clone());
         let fetched = self
             .engine
-            .fetch(&flight.array, &flight.key, &part, validator.as_ref())
+            .fetch(&flight.array, &flight.key, &part, validator.as_ref(), len)
             .await;
         permits.release_request();
         self.decode(permits, flight.spec.nbytes, move |run| {

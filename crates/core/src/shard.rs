@@ -64,22 +64,6 @@ impl Sharding {
             .saturating_add(if self.checksum { 4 } else { 0 })
     }
 
-    /// Bytes that an encoded subchunk cannot exceed: no codec makes more than twice of its input, but
-    /// for what is left of small ones, and an index comes on top where the subchunk is a shard itself.
-    fn longest(&self, spec: &ChunkSpec) -> u64 {
-        const SLACK: u64 = 1 << 20;
-        let subspec = spec.with_shape(&self.chunk_shape);
-        let nbytes = subspec.nbytes().unwrap_or(usize::MAX) as u64;
-        let index = match &self.inner {
-            Layout::Shard(inner) => inner.index_size(&subspec),
-            Layout::Chunk(_) => 0,
-        };
-        nbytes
-            .saturating_mul(2)
-            .saturating_add(index)
-            .saturating_add(SLACK)
-    }
-
     /// Bytes of a shard of `size` bytes in which subchunks may stand.
     pub(crate) fn data_section(&self, spec: &ChunkSpec, size: u64) -> Range<u64> {
         let index = self.index_size(spec);
@@ -143,7 +127,8 @@ impl ShardIndex {
             Cow::Borrowed(encoded)
         };
         let section = sharding.data_section(spec, shard_size);
-        let longest = sharding.longest(spec);
+        let subspec = spec.with_shape(&sharding.chunk_shape);
+        let longest = sharding.inner.most_encoded(&subspec);
         let (pairs, _) = entries.as_chunks::<16>();
         let entries = pairs
             .iter()

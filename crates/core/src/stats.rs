@@ -26,9 +26,9 @@ counters! {
     batches,
     /// Batches whose caller went away before they were done.
     batches_cancelled,
-    /// HTTP requests sent, retries included.
+    /// Requests to stores that are awaited, retries included.
     requests,
-    /// HTTP requests whose body is not complete yet.
+    /// Requests whose body is not complete yet.
     requests_in_flight,
     /// The most that `requests_in_flight` has been.
     requests_in_flight_max,

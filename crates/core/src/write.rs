@@ -278,7 +278,10 @@ impl Writer {
         let before = if whole {
             None
         } else {
-            match engine.fetch(array, &item.key, &Part::Whole, None).await? {
+            match engine
+                .fetch(array, &item.key, &Part::Whole, None, item.spec.most_encoded)
+                .await?
+            {
                 Get::Found(fetched) => Some(fetched),
                 Get::Missing | Get::Changed => None,
             }
@@ -290,7 +293,7 @@ impl Writer {
             _ if !conditional => Condition::None,
             None => Condition::Absent,
             Some(fetched) => match fetched.validator.as_ref().and_then(Validator::strong_etag) {
-                Some(etag) => Condition::Match(etag.to_owned()),
+                Some(etag) => Condition::Match(etag.to_owned(), fetched.version.clone()),
                 None => Condition::None,
             },
         };

@@ -10,6 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use zarrs_async_core::{Array, Batch, Element, Kind, Layout, OutBuffer, Settings, read, write};
 
@@ -56,6 +57,8 @@ pub(crate) struct NativeArray {
 #[pyclass(frozen, module = "zarrs_async._rust")]
 pub(crate) struct Running {
     task: AbortHandle,
+    /// Closed when the task, and with it every request, is gone.
+    ended: watch::Receiver<()>,
     buffer: Arc<OutBuffer>,
     process: Arc<Process>,
 }
@@ -99,15 +102,8 @@ impl NativeArray {
             validate_checksums: setting("validate_checksums")?.extract()?,
             hedge_factor: setting("hedge_factor")?.extract()?,
         };
-        let store = Description::extract(store)?;
         let process = Process::current()?;
-        if let Description::Remote(config) = &store {
-            // A setting that is not known must show now, while another road can still be chosen.
-            process
-                .engine
-                .remote(config)
-                .map_err(|error| errors::raise(&error))?;
-        }
+        let store = Description::extract(store, &process)?;
         let array = Mutex::new(None);
         Ok(Self {
             process,
@@ -124,7 +120,7 @@ impl NativeArray {
     ///
     /// Parameters
     /// ----------
-    /// `batch_info` : Iterable
+    /// batch_info : Iterable
     ///     zarr's: byte getter, array spec, chunk selection, out selection, is complete.
     /// out : numpy.ndarray
     ///     Where the elements go; must not be touched before the batch has ended.
@@ -201,6 +197,12 @@ impl NativeArray {
         Ok(told)
     }
 
+    /// Whether the store's own `get` and `set` are awaited.
+    #[getter]
+    const fn bridged(&self) -> bool {
+        matches!(self.store, Description::Foreign(_))
+    }
+
     /// How chunks are encoded, in one line.
     #[getter]
     fn layout(&self) -> String {
@@ -257,11 +259,12 @@ impl NativeArray {
         run: impl FnOnce(Batch) -> F,
     ) -> PyResult<(Bound<'py, PyAny>, Running)> {
         let buffer = Arc::clone(&batch.buffer);
-        let (future, task) = spawn(py, &self.process, locals, run(batch))?;
+        let (future, task, ended) = spawn(py, &self.process, locals, run(batch))?;
         Ok((
             future,
             Running {
                 task,
+                ended,
                 buffer,
                 process: Arc::clone(&self.process),
             },
@@ -278,15 +281,18 @@ impl Running {
         self.buffer.close();
     }
 
-    /// A future that is done when nothing touches the batch's array any more.
+    /// A future that is done when no request is left and nothing touches the batch's array any more.
     fn drained<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let locals = TaskLocals::with_running_loop(py)?;
         let buffer = Arc::clone(&self.buffer);
+        let mut ended = self.ended.clone();
         let drained = async move {
+            // Nothing is ever sent: an error is the end.
+            while ended.changed().await.is_ok() {}
             buffer.closed().await;
             Outcome::Drained
         };
-        spawn(py, &self.process, locals, drained).map(|(future, _)| future)
+        spawn(py, &self.process, locals, drained).map(|(future, ..)| future)
     }
 }
 
@@ -296,13 +302,16 @@ fn spawn<'py>(
     process: &Process,
     locals: TaskLocals,
     run: impl Future<Output = Outcome> + Send + 'static,
-) -> PyResult<(Bound<'py, PyAny>, AbortHandle)> {
+) -> PyResult<(Bound<'py, PyAny>, AbortHandle, watch::Receiver<()>)> {
     let future = locals
         .event_loop(py)
         .call_method0(intern!(py, "create_future"))?;
     let clerk: Sender<Message> = process.clerk.clone();
     let resolved = future.clone().unbind();
+    let (ending, ended) = watch::channel(());
     let task = process.spawn(async move {
+        // Dropped after the batch, whether that ends or is aborted.
+        let _ending = ending;
         let outcome = run.await;
         // A clerk that has gone means an interpreter that has.
         drop(clerk.send(Message::Done {
@@ -311,7 +320,7 @@ fn spawn<'py>(
             outcome,
         }));
     })?;
-    Ok((future, task))
+    Ok((future, task, ended))
 }
 
 fn layout(

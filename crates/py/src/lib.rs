@@ -3,6 +3,11 @@
 //! The interpreter is entered twice for each batch: to parse it (`batch`), and to hand over its result
 //! (`clerk`). In between, nothing here touches a Python object.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "docstrings are in numpy's style, not in Markdown"
+)]
+
 mod array;
 mod batch;
 mod bridge;

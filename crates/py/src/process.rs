@@ -5,6 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::runtime::Runtime;
@@ -23,7 +24,7 @@ static PROCESS: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 /// The runtime, the engine and the clerk of one process.
 pub(crate) struct Process {
     pid: u32,
-    runtime: Option<Runtime>,
+    runtime: Mutex<Option<Runtime>>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) clerk: Sender<Message>,
 }
@@ -66,7 +67,7 @@ impl Process {
         let clerk = clerk::start(Arc::clone(&engine))?;
         Ok(Self {
             pid,
-            runtime: Some(runtime),
+            runtime: Mutex::new(Some(runtime)),
             engine,
             clerk,
         })
@@ -77,14 +78,15 @@ impl Process {
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> PyResult<tokio::task::AbortHandle> {
-        let runtime = self.runtime.as_ref().ok_or_else(errors::shutdown)?;
+        let runtime = self.runtime.lock();
+        let runtime = runtime.as_ref().ok_or_else(errors::shutdown)?;
         Ok(runtime.spawn(task).abort_handle())
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.runtime.get_mut().take() {
             runtime.shutdown_background();
         }
     }
@@ -98,9 +100,9 @@ impl Drop for Process {
 ///     Threads that decode and encode.
 /// requests : int
 ///     Requests in flight at most.
-/// `memory_bytes` : int
+/// memory_bytes : int
 ///     Bytes of encoded and decoded data in memory at most.
-/// `shard_index_cache_bytes` : int
+/// shard_index_cache_bytes : int
 ///     Bytes of decoded shard indexes kept at most.
 #[pyfunction]
 pub(crate) fn configure(
@@ -140,13 +142,10 @@ pub(crate) fn shutdown(py: Python<'_>) {
     else {
         return;
     };
-    py.detach(|| {
-        if let Ok(mut process) = Arc::try_unwrap(process)
-            && let Some(runtime) = process.runtime.take()
-        {
-            runtime.shutdown_timeout(SHUTDOWN);
-        }
-    });
+    let runtime = process.runtime.lock().take();
+    if let Some(runtime) = runtime {
+        py.detach(|| runtime.shutdown_timeout(SHUTDOWN));
+    }
 }
 
 /// Until the first pipeline says otherwise.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
-use zarrs_async_core::{LocalStore, RemoteConfig, RemoteKind, Store};
+use zarrs_async_core::{Error, LocalStore, RemoteConfig, RemoteKind, Store};
 
 use crate::bridge::PyStore;
 use crate::errors;
@@ -21,11 +22,11 @@ pub(crate) enum Description {
 }
 
 impl Description {
-    pub(crate) fn extract(description: &Bound<'_, PyDict>) -> PyResult<Self> {
+    pub(crate) fn extract(description: &Bound<'_, PyDict>, process: &Process) -> PyResult<Self> {
         let get = |name: &str| description.get_item(name);
-        if let Some(store) = get("foreign")? {
-            return Ok(Self::Foreign(Arc::new(store.unbind())));
-        }
+        let Some(store) = get("store")? else {
+            return Err(PyValueError::new_err("a description names its store"));
+        };
         if let Some(root) = get("root")? {
             let direct_io =
                 get("direct_io")?.is_some_and(|value| value.is_truthy().unwrap_or(false));
@@ -33,6 +34,9 @@ impl Description {
                 root: root.extract()?,
                 direct_io,
             });
+        }
+        if get("kind")?.is_none() {
+            return Ok(Self::Foreign(Arc::new(store.unbind())));
         }
         let text = |name: &str| -> PyResult<String> {
             get(name)?.map_or_else(|| Ok(String::new()), |value| value.extract())
@@ -49,7 +53,7 @@ impl Description {
             "azure" => RemoteKind::Azure,
             _ => RemoteKind::Http,
         };
-        Ok(Self::Remote(RemoteConfig {
+        let config = RemoteConfig {
             kind,
             url: text("url")?,
             prefix: text("prefix")?,
@@ -60,7 +64,13 @@ impl Description {
             max_retries: number("max_retries")?.and_then(|retries| usize::try_from(retries).ok()),
             retry_timeout_ms: number("retry_timeout_ms")?,
             backoff_ms: get("backoff_ms")?.map_or(Ok(None), |value| value.extract())?,
-        }))
+        };
+        match process.engine.remote(&config) {
+            Ok(_) => Ok(Self::Remote(config)),
+            // A setting that is not known here: the store itself knows what to do with it.
+            Err(Error::Unsupported(_)) => Ok(Self::Foreign(Arc::new(store.unbind()))),
+            Err(error) => Err(errors::raise(&error)),
+        }
     }
 
     /// The engine's store; a foreign one is called on the loop of `locals`.

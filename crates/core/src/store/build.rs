@@ -1,13 +1,14 @@
 //! Remote stores from settings: one client and one connection pool per configuration.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use lru::LruCache;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -24,6 +25,15 @@ use crate::stats::Stats;
 
 /// How long nothing may arrive before a request is given up, unless the store's options say otherwise.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Settings of the HTTP client that may come from the environment; all others have defaults of ours.
+const FROM_ENVIRONMENT: &[ClientConfigKey] = &[
+    ClientConfigKey::AllowHttp,
+    ClientConfigKey::AllowInvalidCertificates,
+    ClientConfigKey::ProxyUrl,
+    ClientConfigKey::ProxyCaCertificate,
+    ClientConfigKey::ProxyExcludes,
+];
 
 /// Settings that choose whose buckets are meant.
 const ENDPOINTS: &[&str] = &[
@@ -88,9 +98,18 @@ impl std::fmt::Debug for RemoteConfig {
     }
 }
 
-/// The stores in use, by what they were made from.
-#[derive(Debug, Default)]
-pub(crate) struct Registry(Mutex<HashMap<RemoteConfig, Weak<RemoteStore>>>);
+/// Stores that are kept, with their open connections, for the next array that asks for them.
+const KEPT_STORES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// The stores in use lately, by what they were made from.
+#[derive(Debug)]
+pub(crate) struct Registry(Mutex<LruCache<RemoteConfig, Arc<RemoteStore>>>);
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(KEPT_STORES)))
+    }
+}
 
 impl Registry {
     /// The store of this configuration, made if there is none.
@@ -100,12 +119,11 @@ impl Registry {
         stats: &Arc<Stats>,
     ) -> Result<Arc<RemoteStore>, Error> {
         let mut stores = self.0.lock();
-        if let Some(store) = stores.get(config).and_then(Weak::upgrade) {
-            return Ok(store);
+        if let Some(store) = stores.get(config) {
+            return Ok(Arc::clone(store));
         }
-        stores.retain(|_, store| store.strong_count() > 0);
         let store = Arc::new(config.build(stats)?);
-        stores.insert(config.clone(), Arc::downgrade(&store));
+        stores.put(config.clone(), Arc::clone(&store));
         Ok(store)
     }
 }
@@ -158,6 +176,16 @@ impl RemoteConfig {
                 };
                 for (name, value) in &self.options {
                     builder = builder.with_config(parse::<$key>(name)?, value);
+                }
+                // `with_client_options` would replace what the environment says.
+                let mut client_options = client_options;
+                for key in FROM_ENVIRONMENT {
+                    let told = builder.get_config_value(&<$key>::Client(*key));
+                    if let Some(value) =
+                        told.filter(|_| self.from_env && !self.has_client_option(*key))
+                    {
+                        client_options = client_options.with_config(*key, value);
+                    }
                 }
                 let builder = builder
                     .with_client_options(client_options)
@@ -255,9 +283,16 @@ impl RemoteConfig {
         retry
     }
 
+    fn has_client_option(&self, key: ClientConfigKey) -> bool {
+        self.client_options
+            .iter()
+            .any(|(name, _)| ClientConfigKey::from_str(name).is_ok_and(|named| named == key))
+    }
+
     fn client_options(&self) -> Result<ClientOptions, Error> {
         // A body that still progresses is never too slow; one that stands still is.
         let mut options = ClientOptions::new()
+            .with_allow_http2()
             .with_timeout_disabled()
             .with_read_timeout(STALL_TIMEOUT);
         for (name, value) in &self.client_options {

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -125,14 +125,14 @@ impl LocalStore {
     }
 
     fn replace(&self, key: &str, bytes: &[u8], directories: &mut Directories) -> io::Result<()> {
-        static UNIQUE: AtomicU64 = AtomicU64::new(0);
         let path = self.path(key);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
+        // Random, for a process before us may have had our number and left its files.
+        let unique = RandomState::new().hash_one(std::process::id());
         let mut temporary = name.to_owned();
-        temporary.push(format!(".{}-{unique}.partial", std::process::id()));
+        temporary.push(format!(".{unique:016x}.partial"));
         let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         if self.direct_io {
             flags |= OFlags::from_bits_retain(direct_flag().cast_unsigned());

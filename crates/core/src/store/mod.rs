@@ -95,6 +95,8 @@ pub(crate) struct Fetched {
     /// Size in bytes of the whole object, where the store told.
     pub size: Option<u64>,
     pub validator: Option<Validator>,
+    /// The store's own number for this state, where it has such.
+    pub version: Option<String>,
 }
 
 /// What came of a get.
@@ -120,8 +122,8 @@ pub(crate) enum Condition {
     None,
     /// There must be no such object.
     Absent,
-    /// The object must be this one.
-    Match(String),
+    /// The object must be the one with this `ETag` and version.
+    Match(String, Option<String>),
 }
 
 impl Store {

@@ -93,7 +93,8 @@ impl RemoteStore {
         &self.name
     }
 
-    /// Fetches an object or a part of it, if it is still the one that `expected` names.
+    /// Fetches an object or a part of it, if it is still the one that `expected` names and what is
+    /// wanted of it has at most `most` bytes.
     ///
     /// # Cancel safety
     /// Dropping the future closes the request.
@@ -102,6 +103,7 @@ impl RemoteStore {
         key: &str,
         part: &Part,
         expected: Option<&Validator>,
+        most: u64,
         hedge: Option<Hedge<'_>>,
     ) -> Result<Get, Error> {
         let path = self.path(key)?;
@@ -114,25 +116,19 @@ impl RemoteStore {
             }
             part => part.clone(),
         };
-        let request = || self.retrying("get", key, || self.get_once(&path, &part, expected));
+        let request = || self.retrying("get", key, || self.get_once(&path, &part, expected, most));
         let began = Instant::now();
         let outcome = self.hedged(request, hedge).await;
         if outcome.is_ok() {
             self.times.note(began.elapsed());
         }
         if let (Part::Suffix(_), Err(failure)) = (&part, &outcome) {
-            if failure.status == Some(416) {
-                // The last bytes of nothing: the object is empty, and whoever wanted some will say so.
-                let bytes = Bytes::new();
-                return Ok(Get::Found(Fetched {
-                    bytes,
-                    size: Some(0),
-                    validator: None,
-                }));
-            }
-            if refuses_suffix(failure) {
+            // A 416 is also what the last bytes of an empty object are answered with: the length tells.
+            let refused = failure.refuses_suffix()
+                || (failure.status == Some(416) && self.last_bytes(key, &path, 1).await.is_ok());
+            if refused {
                 self.suffixes.store(false, Ordering::Relaxed);
-                return Box::pin(self.get(key, &part, expected, hedge)).await;
+                return Box::pin(self.get(key, &part, expected, most, hedge)).await;
             }
         }
         let get = outcome.map_err(|failure| failure.error)?;
@@ -174,6 +170,7 @@ impl RemoteStore {
         path: &Path,
         part: &Part,
         expected: Option<&Validator>,
+        most: u64,
     ) -> object_store::Result<Get> {
         let range = match part {
             Part::Whole => None,
@@ -197,7 +194,14 @@ impl RemoteStore {
             return Ok(Get::Changed);
         }
         let size = Some(result.meta.size);
+        let version = result.meta.version.clone();
         let wanted = result.range.end - result.range.start;
+        if wanted > most {
+            let source = format!("{wanted} bytes are more than a chunk of this array can have");
+            return Err(object_store::Error::NotSupported {
+                source: source.into(),
+            });
+        }
         let bytes = result.bytes().await?;
         if bytes.len() as u64 != wanted {
             let source = format!("the body ended after {} of {wanted} bytes", bytes.len());
@@ -210,6 +214,7 @@ impl RemoteStore {
             bytes,
             size,
             validator,
+            version,
         }))
     }
 
@@ -222,7 +227,7 @@ impl RemoteStore {
     ) -> Result<Option<std::ops::Range<u64>>, Error> {
         let first = Part::Range(0..1);
         let get = self
-            .retrying("get", key, || self.get_once(path, &first, None))
+            .retrying("get", key, || self.get_once(path, &first, None, 1))
             .await;
         match get.map_err(|failure| failure.error)? {
             Get::Found(Fetched {
@@ -248,9 +253,9 @@ impl RemoteStore {
         let mode = match condition {
             Condition::None => PutMode::Overwrite,
             Condition::Absent => PutMode::Create,
-            Condition::Match(etag) => PutMode::Update(UpdateVersion {
+            Condition::Match(etag, version) => PutMode::Update(UpdateVersion {
                 e_tag: Some(etag.clone()),
-                version: None,
+                version: version.clone(),
             }),
         };
         let outcome = self
@@ -281,8 +286,14 @@ impl RemoteStore {
                     Err(error) => Err(error),
                 }
             })
-            .await
-            .map_err(|failure| failure.error);
+            .await;
+        if let (Err(failure), true) = (&outcome, *condition != Condition::None)
+            && failure.refuses()
+        {
+            self.conditions.store(false, Ordering::Relaxed);
+            return Ok(Put::Conflict);
+        }
+        let outcome = outcome.map_err(|failure| failure.error);
         if matches!(outcome, Ok(Put::Done)) {
             self.stats.bytes_written.add(len as u64);
         }
@@ -430,8 +441,15 @@ fn says_missing() -> bool {
     Answer::last_status().is_none_or(|status| status == 404)
 }
 
-fn refuses_suffix(refusal: &Refusal) -> bool {
-    refusal.unsupported || matches!(refusal.status, Some(400 | 405 | 501))
+impl Refusal {
+    /// Whether the store does not do what was asked for, as against not now or not for us.
+    fn refuses(&self) -> bool {
+        self.unsupported || self.status == Some(501)
+    }
+
+    fn refuses_suffix(&self) -> bool {
+        self.refuses() || matches!(self.status, Some(400 | 405))
+    }
 }
 
 impl Failure {
@@ -453,6 +471,9 @@ impl Failure {
 
     /// Whether the request never left because it could not be made.
     fn misbuilt(&self) -> bool {
+        if self.last_words() == "URL scheme is not allowed" {
+            return true;
+        }
         let mut source = std::error::Error::source(&self.error);
         while let Some(error) = source {
             if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
@@ -498,6 +519,11 @@ impl Failure {
         if self.timed_out() {
             return "nothing arrived within the timeout of its client options".to_owned();
         }
+        self.last_words()
+    }
+
+    /// What the innermost error says.
+    fn last_words(&self) -> String {
         let mut last: &dyn std::error::Error = &self.error;
         while let Some(source) = last.source() {
             last = source;
