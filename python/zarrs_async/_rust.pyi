@@ -89,6 +89,10 @@ class NativeArray:
         """
 
     @property
+    def bridged(self) -> bool:
+        """Whether the store's own ``get`` and ``set`` are awaited."""
+
+    @property
     def layout(self) -> str:
         """How chunks are encoded, in one line."""
 

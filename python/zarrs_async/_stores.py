@@ -74,7 +74,7 @@ def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN
     headers = client_options.pop("default_headers", {})
     description = {
         "kind": _KINDS[name],
-        "from_env": True,
+        "environment": _environment(_KINDS[name]),
         "url": store.url if name == "HTTPStore" else "",
         "prefix": getattr(store, "prefix", None) or "",
         "options": _texts(getattr(store, "config", None) or {}),
@@ -85,6 +85,13 @@ def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN
     if _has_odd_values(description):
         return None
     return description
+
+
+def _environment(kind: str) -> list[tuple[str, str]]:
+    """Variables that obstore would take settings from, as they are now: a store keeps those it was made with."""
+    prefixes = {"s3": "AWS_", "gcs": "GOOGLE_", "azure": "AZURE_"}
+    prefix = prefixes.get(kind)
+    return sorted(item for item in os.environ.items() if prefix and item[0].startswith(prefix))
 
 
 def _retries(retry: Mapping[str, Any]) -> Description:

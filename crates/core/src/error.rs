@@ -80,6 +80,22 @@ pub struct StoreError {
     pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
+impl StoreError {
+    /// An object that is not the one it was when the read of it began.
+    pub(crate) fn changed(array: &crate::batch::Array, key: &Arc<str>) -> Self {
+        Self {
+            kind: StoreErrorKind::Changed,
+            operation: "get",
+            key: Arc::clone(key),
+            store: array.store_name().into(),
+            status: None,
+            attempts: 1,
+            reason: "the object was replaced while it was read".into(),
+            source: None,
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn decode(codec: &str, reason: impl std::fmt::Display) -> Self {
         Self::Decode {

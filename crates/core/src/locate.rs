@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::batch::{Array, Spec};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::flight::ObjectId;
 use crate::index_cache::Located;
 use crate::pool::guard;
@@ -120,7 +120,8 @@ impl Engine {
         };
         let fetched = match self.fetch(array, key, &part, None, nbytes).await? {
             Get::Found(fetched) => fetched,
-            Get::Missing | Get::Changed => return Ok(None),
+            Get::Missing => return Ok(None),
+            Get::Changed => return Err(StoreError::changed(array, key).into()),
         };
         drop(permits);
         // A foreign store does not tell the size; what leaves its shard fails when it is fetched.

@@ -244,7 +244,7 @@ impl UnitRun {
     }
 
     /// Fetches a whole object, then decodes it.
-    async fn object(self, flight: &Arc<Flight>, admitted: oneshot::Sender<()>) {
+    pub(crate) async fn object(self, flight: &Arc<Flight>, admitted: oneshot::Sender<()>) {
         let array = &flight.array;
         // The encoded bytes, and a decoded chunk that may have to stand aside before it is scattered.
         let nbytes = 2 * flight.spec.nbytes as u64;

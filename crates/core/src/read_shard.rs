@@ -24,7 +24,7 @@ use crate::pool;
 use crate::read::{Reader, UnitRun, work};
 use crate::selection::Selection;
 use crate::shard::{Sharding, ravel};
-use crate::store::{Get, Part};
+use crate::store::{Get, Part, Store};
 
 /// How often a shard may change under one read before the read gives up.
 const PLANS: usize = 10;
@@ -48,11 +48,22 @@ impl Reader {
             let located = self
                 .engine
                 .locate(array, &item.spec, sharding, &item.key, &mut admitted)
-                .await?;
+                .await;
+            let located = match located {
+                Err(Error::Store(error)) if error.kind == StoreErrorKind::Changed => {
+                    self.engine.stats.replans.add(1);
+                    continue;
+                }
+                located => located?,
+            };
             let Some((located, cached)) = located else {
                 self.fill(item, vec![item.selection.clone()], None).await?;
                 return Ok(true);
             };
+            if located.validator.is_none() && matches!(array.store, Store::Remote(_)) {
+                // Nothing would tie ranges to the index: only one body is of one state for certain.
+                return self.read_whole(item, admitted.take()).await;
+            }
             let (present, absent) = split(sharding, &item.spec.chunk, &located, &item.selection);
             if cached && present.is_empty() {
                 // No request would notice that the index is stale: ask for it again.
@@ -73,11 +84,30 @@ impl Reader {
                 outcome => return outcome.map(|()| false),
             }
         }
-        Err(changed(
-            item,
-            &array.store.name(),
-            "it was replaced again and again while it was read",
-        ))
+        let failed = StoreError::changed(array, &item.key);
+        Err(StoreError {
+            attempts: u32::try_from(PLANS).unwrap_or(u32::MAX),
+            ..failed
+        }
+        .into())
+    }
+
+    async fn read_whole(
+        &self,
+        item: &Item,
+        admitted: Option<oneshot::Sender<()>>,
+    ) -> Result<bool, Error> {
+        let slots = Slots::new(1);
+        let wants = || Wants::Object(item.selection.clone());
+        let ticket = self.ticket(item, Cargo::Object, &slots, 0, wants);
+        let launch = self.launch(vec![ticket], |unit, flights, admitted| async move {
+            unit.object(&flights[0], admitted).await;
+        });
+        drive(std::iter::once(launch), || false, admitted).await;
+        let outcome = slots.outcome(|_| Arc::clone(&item.key));
+        outcome
+            .map(|missing| missing[0])
+            .map_err(|failed| failed.error)
     }
 
     async fn fetch_parts(
@@ -202,17 +232,7 @@ impl UnitRun {
                     "sharding_indexed",
                     "a subchunk leaves its shard",
                 )),
-                Ok(_) => Err(StoreError {
-                    kind: StoreErrorKind::Changed,
-                    operation: "get",
-                    key: Arc::clone(&flight.key),
-                    store: flight.array.store.name().into(),
-                    status: None,
-                    attempts: 1,
-                    reason: "the shard is not the one that its index came from".into(),
-                    source: None,
-                }
-                .into()),
+                Ok(_) => Err(StoreError::changed(&flight.array, &flight.key).into()),
                 Err(error) => Err(error),
             })
             .map_err(|error| error.at(&flight.key));
@@ -240,18 +260,4 @@ pub(crate) fn split(
         }
     }
     (present, absent)
-}
-
-fn changed(item: &Item, store: &str, reason: &str) -> Error {
-    StoreError {
-        kind: StoreErrorKind::Changed,
-        operation: "get",
-        key: Arc::clone(&item.key),
-        store: store.into(),
-        status: None,
-        attempts: u32::try_from(PLANS).unwrap_or(u32::MAX),
-        reason: reason.into(),
-        source: None,
-    }
-    .into()
 }

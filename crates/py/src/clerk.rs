@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -30,6 +31,8 @@ pub(crate) enum Message {
     Call(Call),
     /// A call that nobody waits for any more.
     Cancel { locals: TaskLocals, task: Py<PyAny> },
+    /// The interpreter is ending.
+    Stop,
     /// A reference that is not needed any more.
     Release(#[expect(dead_code, reason = "dropping it is all that is done")] Held),
 }
@@ -49,19 +52,22 @@ pub(crate) enum Outcome {
 }
 
 /// Starts the thread; it ends with the last sender.
-pub(crate) fn start(engine: Arc<Engine>) -> PyResult<Sender<Message>> {
+pub(crate) fn start(engine: Arc<Engine>) -> PyResult<(Sender<Message>, JoinHandle<()>)> {
     let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("zarrs-async-clerk".into())
         .spawn(move || serve(&receiver, &engine))?;
-    Ok(sender)
+    Ok((sender, thread))
 }
 
 fn serve(receiver: &Receiver<Message>, engine: &Engine) {
     while let Ok(first) = receiver.recv() {
         let messages: Vec<Message> = std::iter::once(first).chain(receiver.try_iter()).collect();
+        let stop = messages
+            .iter()
+            .any(|message| matches!(message, Message::Stop));
         // Without an interpreter nobody is left to hear of anything.
-        if Python::try_attach(|py| deliver(py, messages, engine)).is_none() {
+        if Python::try_attach(|py| deliver(py, messages, engine)).is_none() || stop {
             return;
         }
     }
@@ -83,7 +89,7 @@ fn deliver(py: Python<'_>, messages: Vec<Message>, engine: &Engine) {
         let locals = match &message {
             Message::Done { locals, .. } | Message::Cancel { locals, .. } => locals.clone(),
             Message::Call(call) => call.locals.clone(),
-            Message::Release(_) => continue,
+            Message::Release(_) | Message::Stop => continue,
         };
         let event_loop = locals.event_loop(py);
         let share = shares
@@ -106,7 +112,7 @@ fn deliver(py: Python<'_>, messages: Vec<Message>, engine: &Engine) {
             }
             Message::Call(call) => share.replies.push(call),
             Message::Cancel { task, .. } => share.cancelled.push(task),
-            Message::Release(_) => {}
+            Message::Release(_) | Message::Stop => {}
         }
     }
     for share in shares.into_values() {

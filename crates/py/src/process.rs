@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -27,6 +28,7 @@ pub(crate) struct Process {
     runtime: Mutex<Option<Runtime>>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) clerk: Sender<Message>,
+    clerks_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Process {
@@ -64,12 +66,13 @@ impl Process {
             .thread_name("zarrs-async-io")
             .enable_all()
             .build()?;
-        let clerk = clerk::start(Arc::clone(&engine))?;
+        let (clerk, thread) = clerk::start(Arc::clone(&engine))?;
         Ok(Self {
             pid,
             runtime: Mutex::new(Some(runtime)),
             engine,
             clerk,
+            clerks_thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -143,9 +146,19 @@ pub(crate) fn shutdown(py: Python<'_>) {
         return;
     };
     let runtime = process.runtime.lock().take();
-    if let Some(runtime) = runtime {
-        py.detach(|| runtime.shutdown_timeout(SHUTDOWN));
-    }
+    let clerk = process.clerks_thread.lock().take();
+    py.detach(|| {
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(SHUTDOWN);
+        }
+        // A thread that is still in the interpreter when that ends takes the process with it.
+        drop(process.clerk.send(Message::Stop));
+        let deadline = Instant::now() + SHUTDOWN;
+        while clerk.as_ref().is_some_and(|clerk| !clerk.is_finished()) && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
 }
 
 /// Until the first pipeline says otherwise.

@@ -60,7 +60,7 @@ impl Description {
             options: pairs("options")?,
             client_options: pairs("client_options")?,
             headers: get("headers")?.map_or_else(|| Ok(Vec::new()), |value| value.extract())?,
-            from_env: get("from_env")?.is_some_and(|value| value.is_truthy().unwrap_or(false)),
+            environment: pairs("environment")?,
             max_retries: number("max_retries")?.and_then(|retries| usize::try_from(retries).ok()),
             retry_timeout_ms: number("retry_timeout_ms")?,
             backoff_ms: get("backoff_ms")?.map_or(Ok(None), |value| value.extract())?,

@@ -76,8 +76,8 @@ pub struct RemoteConfig {
     pub client_options: Vec<(String, String)>,
     /// Headers that every request carries.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// Whether settings that are not given come from the environment, as `object_store` reads it.
-    pub from_env: bool,
+    /// Variables of the environment, of which those that are settings hold where none is given.
+    pub environment: Vec<(String, String)>,
     /// Retries at most; `None` for `object_store`'s default of 10.
     pub max_retries: Option<usize>,
     /// Milliseconds after which no retry is begun; `None` for `object_store`'s default.
@@ -169,11 +169,13 @@ impl RemoteConfig {
         };
         macro_rules! cloud {
             ($builder:ty, $key:ty) => {{
-                let mut builder = if self.from_env {
-                    <$builder>::from_env()
-                } else {
-                    <$builder>::new()
-                };
+                let mut builder = <$builder>::new();
+                for (name, value) in &self.environment {
+                    // Other programs have variables of this kind too.
+                    if let Ok(key) = name.to_ascii_lowercase().parse::<$key>() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
                 for (name, value) in &self.options {
                     builder = builder.with_config(parse::<$key>(name)?, value);
                 }
@@ -181,9 +183,7 @@ impl RemoteConfig {
                 let mut client_options = client_options;
                 for key in FROM_ENVIRONMENT {
                     let told = builder.get_config_value(&<$key>::Client(*key));
-                    if let Some(value) =
-                        told.filter(|_| self.from_env && !self.has_client_option(*key))
-                    {
+                    if let Some(value) = told.filter(|_| !self.has_client_option(*key)) {
                         client_options = client_options.with_config(*key, value);
                     }
                 }
@@ -350,7 +350,7 @@ mod tests {
                 .collect(),
             client_options: vec![("allow_http".into(), "true".into())],
             headers: vec![("authorization".into(), b"hidden".to_vec())],
-            from_env: false,
+            environment: Vec::new(),
             max_retries: None,
             retry_timeout_ms: None,
             backoff_ms: None,

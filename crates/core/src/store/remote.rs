@@ -4,6 +4,7 @@
 //! status, a reset, a body that ends early. The store's own retry settings bound them; `Retry-After` is
 //! honoured; the error after the last try says how many there were.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -107,15 +108,16 @@ impl RemoteStore {
         hedge: Option<Hedge<'_>>,
     ) -> Result<Get, Error> {
         let path = self.path(key)?;
-        let part = match part {
+        let (part, expected) = match part {
             Part::Suffix(len) if !self.suffixes.load(Ordering::Relaxed) => {
                 match self.last_bytes(key, &path, *len).await? {
-                    Some(range) => Part::Range(range),
+                    Some((range, validator)) => (Part::Range(range), validator),
                     None => return Ok(Get::Missing),
                 }
             }
-            part => part.clone(),
+            part => (part.clone(), expected.cloned()),
         };
+        let expected = expected.as_ref();
         let request = || self.retrying("get", key, || self.get_once(&path, &part, expected, most));
         let began = Instant::now();
         let outcome = self.hedged(request, hedge).await;
@@ -218,21 +220,22 @@ impl RemoteStore {
         }))
     }
 
-    /// The last `len` bytes as a plain range, for stores that refuse suffixes.
+    /// The last `len` bytes as a plain range of the object as it is now, for stores that refuse suffixes.
     async fn last_bytes(
         &self,
         key: &str,
         path: &Path,
         len: u64,
-    ) -> Result<Option<std::ops::Range<u64>>, Error> {
+    ) -> Result<Option<(Range<u64>, Option<Validator>)>, Error> {
         let first = Part::Range(0..1);
-        let get = self
-            .retrying("get", key, || self.get_once(path, &first, None, 1))
-            .await;
+        let request = || self.get_once(path, &first, None, 1);
+        let get = self.retrying("get", key, request).await;
         match get.map_err(|failure| failure.error)? {
             Get::Found(Fetched {
-                size: Some(size), ..
-            }) => Ok(Some(size.saturating_sub(len)..size)),
+                size: Some(size),
+                validator,
+                ..
+            }) => Ok(Some((size.saturating_sub(len)..size, validator))),
             _ => Ok(None),
         }
     }
