@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zarr
+from hypothesis import settings
 
 from support.servers import RangeServer, S3Server
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
+
+# The same examples in every run; `--hypothesis-profile=thorough` looks for new ones.
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=500)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile("ci")
 
 PIPELINE_PATH = "zarrs_async.ZarrsAsyncCodecPipeline"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import json
 import os
 import warnings
@@ -312,12 +313,11 @@ async def _run(
 
 async def _drained(running: _rust.Running) -> None:
     """Wait until nothing touches the batch's array any more, however often we are cancelled."""
-    while True:
-        try:
-            await running.drained()
-        except asyncio.CancelledError:
-            continue
-        return
+    drained = running.drained()
+    while not drained.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            # Unlike `await drained`, this does not cancel what is waited for.
+            await asyncio.wait([drained])
 
 
 def _apply(options: Options) -> None:

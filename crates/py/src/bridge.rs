@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -16,6 +17,9 @@ use zarrs_async_core::{Error, ForeignStore, Part, StoreError, StoreErrorKind};
 
 use crate::buffer;
 use crate::clerk::Message;
+
+/// How long an answer may take before it is asked whether its loop still runs.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 type Answer = Result<Option<Bytes>, Raised>;
 
@@ -132,7 +136,7 @@ impl PyStore {
         let (store, key) = (self.name.clone(), key.to_owned());
         async move {
             let mut waiting = waiting;
-            let answer = answer.await;
+            let answer = waiting.answer(answer).await;
             waiting.answered = true;
             match answer {
                 Ok(Ok(bytes)) => Ok(bytes),
@@ -249,6 +253,30 @@ struct Waiting {
     locals: TaskLocals,
     clerk: Sender<Message>,
     answered: bool,
+}
+
+impl Waiting {
+    /// Waits for the answer; a loop that has closed will never give one.
+    async fn answer(
+        &self,
+        mut answer: oneshot::Receiver<Answer>,
+    ) -> Result<Answer, oneshot::error::RecvError> {
+        loop {
+            if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut answer).await {
+                return answer;
+            }
+            let (closed, is_closed) = oneshot::channel();
+            let probe = Message::Probe {
+                locals: self.locals.clone(),
+                closed,
+            };
+            // A clerk that has gone drops the probe, and with it the sender.
+            self.clerk.send(probe).ok();
+            if is_closed.await.unwrap_or(true) {
+                answer.close();
+            }
+        }
+    }
 }
 
 impl Drop for Waiting {

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTypeInfo, intern};
 use pyo3_async_runtimes::TaskLocals;
+use tokio::sync::oneshot;
 use zarrs_async_core::{BatchError, Engine};
 
 use crate::bridge::Call;
@@ -31,6 +32,11 @@ pub(crate) enum Message {
     Call(Call),
     /// A call that nobody waits for any more.
     Cancel { locals: TaskLocals, task: Py<PyAny> },
+    /// Whether a loop has closed is asked by who has waited long for it.
+    Probe {
+        locals: TaskLocals,
+        closed: oneshot::Sender<bool>,
+    },
     /// The interpreter is ending.
     Stop,
     /// A reference that is not needed any more.
@@ -87,7 +93,9 @@ fn deliver(py: Python<'_>, messages: Vec<Message>, engine: &Engine) {
     let mut shares: HashMap<usize, Share<'_>> = HashMap::new();
     for message in messages {
         let locals = match &message {
-            Message::Done { locals, .. } | Message::Cancel { locals, .. } => locals.clone(),
+            Message::Done { locals, .. }
+            | Message::Cancel { locals, .. }
+            | Message::Probe { locals, .. } => locals.clone(),
             Message::Call(call) => call.locals.clone(),
             Message::Release(_) | Message::Stop => continue,
         };
@@ -112,6 +120,12 @@ fn deliver(py: Python<'_>, messages: Vec<Message>, engine: &Engine) {
             }
             Message::Call(call) => share.replies.push(call),
             Message::Cancel { task, .. } => share.cancelled.push(task),
+            Message::Probe { closed, .. } => {
+                let answer = share.event_loop.call_method0(intern!(py, "is_closed"));
+                let is_closed = answer.and_then(|answer| answer.is_truthy()).unwrap_or(true);
+                // Nobody listens any more when the answer came meanwhile.
+                closed.send(is_closed).ok();
+            }
             Message::Release(_) | Message::Stop => {}
         }
     }
@@ -124,6 +138,9 @@ fn deliver(py: Python<'_>, messages: Vec<Message>, engine: &Engine) {
 
 impl Share<'_> {
     fn send(mut self, py: Python<'_>, engine: &Engine) -> PyResult<()> {
+        if self.resolved.is_empty() && self.replies.is_empty() && self.cancelled.is_empty() {
+            return Ok(());
+        }
         let mut waiting = Vec::new();
         for call in std::mem::take(&mut self.replies) {
             let (arguments, reply) = call.into_python(py)?;

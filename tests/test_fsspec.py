@@ -1,0 +1,217 @@
+"""fsspec's file systems: native where every option is known, bridged where one is not, and right in both cases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+import pytest
+import zarr
+import zarr.api.asynchronous
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from zarr.storage import FsspecStore
+
+from zarrs_async._stores import describe, is_native
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+    from types import ModuleType
+
+    from support.servers import RangeServer, S3Server
+
+    Opener = Callable[..., FsspecStore]
+
+# Our pipeline is on, and nothing may fall back.
+pytestmark = pytest.mark.usefixtures("native")
+
+VALUES = np.arange(1024, dtype="uint16") + 1
+
+
+@pytest.fixture(autouse=True)
+def _byte_ranges() -> None:
+    """Merge adjacent byte ranges only, so that the shards of these tests are not small ones."""
+    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
+
+
+def stored(path: Path, **layout: Any) -> None:
+    """Write `VALUES` with zarr's default pipeline."""
+    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
+        zarr.create_array(path, data=VALUES, **{"chunks": (64,), "compressors": None, **layout})
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Callable[..., FsspecStore]]:
+    """Return a function that makes stores, of this test's own event loop, and close their sessions after the test."""
+    filesystems = []
+
+    def open_store(kind: str, path: str, **options: Any) -> FsspecStore:
+        filesystems.append(fsspec.filesystem(kind, asynchronous=True, skip_instance_cache=True, **options))
+        return FsspecStore(filesystems[-1], path=path, read_only=kind == "http")
+
+    yield open_store
+    for filesystem in filesystems:
+        session = getattr(filesystem, "_session", None) or getattr(filesystem, "_s3", None)
+        if session is not None:
+            await session.close()
+
+
+async def test_http_without_options_is_read_natively(
+    opened: Opener, range_server: RangeServer, native: ModuleType
+) -> None:
+    stored(range_server.root / "a")
+    store = opened("http", f"{range_server.url}/a")
+    assert is_native(describe(store))
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r")
+    range_server.reset_counts()
+    before = native.stats()["requests"]
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+    assert range_server.stats()["methods"] == {"GET": 16}
+    assert native.stats()["requests"] - before == 16
+
+
+@pytest.mark.parametrize("layout", [{}, {"shards": (256,)}], ids=["chunks", "shards"])
+async def test_http_with_headers_of_its_own_is_bridged_and_sends_them(
+    opened: Opener, range_server: RangeServer, layout: dict[str, Any]
+) -> None:
+    stored(range_server.root / "a", **layout)
+    range_server.config(require_header="X-Token: abc")
+    store = opened("http", f"{range_server.url}/a", client_kwargs={"headers": {"X-Token": "abc"}})
+    assert not is_native(describe(store))
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r")
+    np.testing.assert_array_equal(await array.getitem(slice(70, 600)), VALUES[70:600])
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+async def test_missing_chunk_of_a_bridged_store_is_the_fill_value(opened: Opener, range_server: RangeServer) -> None:
+    stored(range_server.root / "a", fill_value=9)
+    (range_server.root / "a/c/3").unlink()
+    store = opened("http", f"{range_server.url}/a", client_kwargs={"headers": {"X-Token": "abc"}})
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r")
+    np.testing.assert_array_equal(await array.getitem(slice(192, 256)), 9)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"client_kwargs": {"headers": {"Authorization": "Bearer abc"}}},
+        {"simple_links": False},
+        {"headers": {"X-Token": "abc"}},
+        {"encoded": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+async def test_http_with_an_option_that_cannot_be_carried_over_is_bridged(
+    opened: Opener, options: dict[str, Any]
+) -> None:
+    assert not is_native(describe(opened("http", "http://127.0.0.1:1/a", **options)))
+
+
+async def test_http_url_with_a_query_is_bridged(opened: Opener) -> None:
+    assert not is_native(describe(opened("http", "http://127.0.0.1:1/a?token=abc")))
+
+
+@pytest.mark.parametrize("layout", [{}, {"shards": (256,)}], ids=["chunks", "shards"])
+async def test_local_is_native_and_comes_back_as_it_went(
+    tmp_path: Path, native: ModuleType, layout: dict[str, Any]
+) -> None:
+    filesystem = AsyncFileSystemWrapper(fsspec.filesystem("file", skip_instance_cache=True))
+    store = FsspecStore(filesystem, path=str(tmp_path / "a"))
+    (tmp_path / "a").mkdir()
+    description = describe(store)
+    assert description.get("root") == str(tmp_path / "a")
+    stored(tmp_path / "a", **layout)
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r+")
+    requests = native.stats()["requests"]
+    np.testing.assert_array_equal(await array.getitem(slice(70, 600)), VALUES[70:600])
+    await array.setitem(slice(70, 600), 5)
+    assert native.stats()["requests"] == requests
+    expected = VALUES.copy()
+    expected[70:600] = 5
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "a", mode="r")[:], expected)
+
+
+async def test_local_with_an_option_is_bridged_and_comes_back_as_it_went(tmp_path: Path) -> None:
+    filesystem = AsyncFileSystemWrapper(fsspec.filesystem("file", skip_instance_cache=True, auto_mkdir=True))
+    store = FsspecStore(filesystem, path=str(tmp_path / "a"))
+    assert not is_native(describe(store))
+    array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,))
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+async def test_memory_file_system_is_bridged_and_comes_back_as_it_went(native: ModuleType) -> None:
+    filesystem = AsyncFileSystemWrapper(fsspec.filesystem("memory", skip_instance_cache=True))
+    store = FsspecStore(filesystem, path="/test_fsspec")
+    assert not is_native(describe(store))
+    array = await zarr.api.asynchronous.create_array(
+        store=store, data=VALUES, chunks=(64,), shards=(256,), overwrite=True
+    )
+    await array.setitem(slice(100, 300), 4)
+    expected = VALUES.copy()
+    expected[100:300] = 4
+    np.testing.assert_array_equal(await array.getitem(slice(None)), expected)
+    assert native.stats()["requests_in_flight"] == 0
+
+
+def test_s3_with_key_and_secret_is_native(opened: Opener, s3_server: S3Server) -> None:
+    description = describe(opened("s3", f"{s3_server.bucket}/some/prefix", **s3_server.s3fs_options()))
+    assert (description["kind"], description["prefix"]) == ("s3", "some/prefix")
+    assert not description.get("from_env")
+
+
+def test_s3_without_credentials_of_its_own_is_bridged(opened: Opener, s3_server: S3Server) -> None:
+    # Where boto would look for them, nobody else looks in the same order.
+    options = {"client_kwargs": {"endpoint_url": s3_server.endpoint, "region_name": "us-east-1"}}
+    assert not is_native(describe(opened("s3", f"{s3_server.bucket}/prefix", **options)))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"requester_pays": True},
+        {"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}},
+        {"config_kwargs": {"s3": {"addressing_style": "virtual"}}},
+        {"profile": "other"},
+        {"version_aware": True},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_s3_with_an_option_that_cannot_be_carried_over_is_bridged(
+    opened: Opener, s3_server: S3Server, option: dict[str, Any]
+) -> None:
+    assert not is_native(describe(opened("s3", f"{s3_server.bucket}/prefix", **s3_server.s3fs_options(), **option)))
+
+
+async def test_s3_with_credentials_of_the_environment_is_bridged_and_uses_them(
+    opened: Opener, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    options = {"client_kwargs": {"endpoint_url": s3_server.endpoint, "region_name": "us-east-1"}}
+    store = opened("s3", f"{s3_server.bucket}/{s3_server.new_prefix()}", **options)
+    assert not is_native(describe(store))
+    array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,), shards=(256,))
+    await array.setitem(slice(100, 300), 4)
+    expected = VALUES.copy()
+    expected[100:300] = 4
+    np.testing.assert_array_equal(await array.getitem(slice(None)), expected)
+
+
+async def test_s3_native_never_uses_the_environment(
+    opened: Opener, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of somebody else: whoever took them would be refused.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "else")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    store = opened("s3", f"{s3_server.bucket}/{s3_server.new_prefix()}", **s3_server.s3fs_options())
+    array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,))
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+async def test_store_with_exceptions_of_its_own_for_missing_keys_is_bridged(opened: Opener) -> None:
+    filesystem = opened("http", "http://127.0.0.1:1/a").fs
+    store = FsspecStore(filesystem, path="http://127.0.0.1:1/a", allowed_exceptions=(FileNotFoundError,))
+    assert not is_native(describe(store))

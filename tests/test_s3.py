@@ -1,0 +1,256 @@
+"""A real S3 server: round trips through obstore and s3fs, conditional puts between processes, large objects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import s3fs
+import zarr
+import zarr.api.asynchronous
+from obstore.store import S3Store
+from zarr.codecs import ZstdCodec
+from zarr.storage import FsspecStore, ObjectStore, StorePath
+
+from zarrs_async._stores import describe, is_native
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import ModuleType
+
+    from zarr.abc.store import Store
+
+    from support.servers import S3Server
+
+# Our pipeline is on, and nothing may fall back.
+pytestmark = pytest.mark.usefixtures("native")
+
+VALUES = np.random.default_rng(5).integers(0, 1000, (96, 80), "uint16")
+LAYOUTS = [
+    pytest.param({"chunks": (32, 16)}, id="chunks"),
+    pytest.param({"chunks": (8, 8), "shards": (32, 16)}, id="shards"),
+]
+PROCESSES, ROWS = 4, 64
+
+# Ends without the interpreter's own end, in which threads of obstore can abort the process.
+WRITER = """
+import asyncio, json, os, sys
+import numpy as np, zarr, zarr.api.asynchronous
+from obstore.store import S3Store
+from zarr.storage import ObjectStore
+
+zarr.config.set({"codec_pipeline.path": "zarrs_async.ZarrsAsyncCodecPipeline"})
+task = json.loads(sys.stdin.readline())
+
+async def main():
+    store = ObjectStore(S3Store(**task["store"]))
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r+")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    await asyncio.gather(*(array.setitem((row, slice(None)), np.uint16(row + 1)) for row in task["rows"]))
+    import zarrs_async
+    stats = zarrs_async.stats()
+    print(json.dumps({name: stats[name] for name in ("write_conflicts", "fallback_batches")}), flush=True)
+
+asyncio.run(main())
+os._exit(0)
+"""
+
+
+@pytest.fixture(params=["obstore", "s3fs"])
+async def store(request: pytest.FixtureRequest, s3_server: S3Server) -> AsyncIterator[Store]:
+    """Return a store of an empty prefix."""
+    prefix = s3_server.new_prefix()
+    if request.param == "obstore":
+        yield ObjectStore(s3_server.obstore(prefix))
+        return
+    # No instance of another test, whose event loop may be closed.
+    filesystem = s3fs.S3FileSystem(asynchronous=True, skip_instance_cache=True, **s3_server.s3fs_options())
+    yield FsspecStore(filesystem, path=f"{s3_server.bucket}/{prefix}")
+    await (await filesystem.set_session()).close()
+
+
+def by_default() -> Any:
+    """Work with zarr's default pipeline, in a with block."""
+    return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"})
+
+
+async def test_store_is_native(store: Store) -> None:
+    assert is_native(describe(store))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_array_comes_back_as_it_went(store: Store, native: ModuleType, layout: dict[str, Any]) -> None:
+    before = native.stats()["requests"]
+    array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, compressors=ZstdCodec(), **layout)
+    np.testing.assert_array_equal(await array.getitem(Ellipsis), VALUES)
+    assert native.stats()["requests"] - before == 30
+    expected = VALUES.copy()
+    expected[5:70:3, 9:40] = 7
+    await array.setitem((slice(5, 70, 3), slice(9, 40)), 7)
+    np.testing.assert_array_equal(await array.getitem((slice(1, 95), slice(3, 79))), expected[1:95, 3:79])
+    with by_default():
+        other = await zarr.api.asynchronous.open_array(store=store, mode="r")
+        np.testing.assert_array_equal(await other.getitem(Ellipsis), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_array_of_the_default_pipeline_is_read(store: Store, layout: dict[str, Any]) -> None:
+    with by_default():
+        await zarr.api.asynchronous.create_array(store=store, data=VALUES, **layout)
+    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r")
+    for _ in range(2):
+        np.testing.assert_array_equal(await array.getitem((slice(3, 50), slice(9, 10))), VALUES[3:50, 9:10])
+
+
+async def test_missing_chunks_are_the_fill_value_and_empty_ones_deleted(store: Store, native: ModuleType) -> None:
+    array = await zarr.api.asynchronous.create_array(
+        store=store, shape=(64,), chunks=(16,), dtype="float32", fill_value=np.nan
+    )
+    missing = native.stats()["chunks_missing"]
+    assert np.isnan(await array.getitem(Ellipsis)).all()
+    assert native.stats()["chunks_missing"] == missing + 4
+    await array.setitem(slice(None), 1.0)
+    await array.setitem(slice(16, 32), np.nan)
+    await array.setitem(slice(32, 40), np.nan)
+    await array.setitem(slice(40, 48), np.nan)
+    assert sorted([key async for key in store.list_prefix("c/")]) == ["c/0", "c/3"]
+
+
+async def test_shard_replaced_by_another_client_is_seen(s3_server: S3Server) -> None:
+    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
+    store = s3_server.obstore(s3_server.new_prefix())
+    array = await zarr.api.asynchronous.create_array(
+        store=ObjectStore(store), data=np.ones(1024, "uint16"), chunks=(64,), shards=(1024,), compressors=None
+    )
+    np.testing.assert_array_equal(await array.getitem(slice(0, 100)), 1)
+    with by_default():
+        other = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r+")
+        await other.setitem(slice(None), 2)
+        np.testing.assert_array_equal(await array.getitem(slice(0, 100)), 2)
+        await other.setitem(slice(None), 0)
+    np.testing.assert_array_equal(await array.getitem(slice(0, 100)), 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_gathered_partial_writes_lose_nothing(store: Store, layout: dict[str, Any]) -> None:
+    array = await zarr.api.asynchronous.create_array(store=store, shape=(32, 16), dtype="uint16", **layout)
+    await asyncio.gather(*(array.setitem((row, slice(None)), row + 1) for row in range(32)))
+    np.testing.assert_array_equal(await array.getitem((slice(None), 3)), np.arange(32) + 1)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param({"chunks": (ROWS, 32)}, id="chunk"),
+        pytest.param({"chunks": (8, 8), "shards": (ROWS, 32)}, id="shard"),
+    ],
+)
+def test_processes_that_write_rows_of_one_object_lose_nothing(
+    s3_server: S3Server, layout: dict[str, Any], *, exists: bool
+) -> None:
+    prefix = s3_server.new_prefix()
+    array = zarr.create_array(
+        ObjectStore(s3_server.obstore(prefix)), shape=(ROWS, 32), dtype="uint16", fill_value=0, **layout
+    )
+    if exists:
+        array[:] = 1000
+    writers = [
+        subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, "-c", WRITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(PROCESSES)
+    ]
+    try:
+        for number, writer in enumerate(writers):
+            rows = list(range(number, ROWS, PROCESSES))
+            say(writer, json.dumps({"store": {**s3_options(s3_server), "prefix": prefix}, "rows": rows}))
+        for writer in writers:
+            assert hear(writer) == "ready"
+        for writer in writers:
+            say(writer, "go")
+        outcomes = [json.loads(hear(writer)) for writer in writers]
+        assert [writer.wait(30) for writer in writers] == [0] * PROCESSES
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+    expected = np.repeat(np.arange(ROWS, dtype="uint16") + 1, 32).reshape(ROWS, 32)
+    np.testing.assert_array_equal(array[:], expected)
+    assert {outcome["fallback_batches"] for outcome in outcomes} == {0}
+    # Otherwise they have not met, and this test has shown nothing.
+    assert sum(outcome["write_conflicts"] for outcome in outcomes) > 0
+
+
+def s3_options(server: S3Server) -> dict[str, Any]:
+    """Return what `S3Store` needs, as values that JSON has."""
+    return {
+        "bucket": server.bucket,
+        "endpoint": server.endpoint,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+        "region": "us-east-1",
+        "virtual_hosted_style_request": False,
+        "client_options": {"allow_http": True},
+    }
+
+
+def say(process: subprocess.Popen[str], line: str) -> None:
+    """Write a line to the process's standard input."""
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    """Read a line of the process's standard output."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+async def test_large_object_is_put_in_parts(s3_server: S3Server, native: ModuleType) -> None:
+    store = ObjectStore(s3_server.obstore(s3_server.new_prefix()))
+    # Above 64 MiB, and nothing that a codec would shrink.
+    values = np.random.default_rng(1).integers(0, 256, 70 << 20, "uint8")
+    array = await zarr.api.asynchronous.create_array(
+        store=store, shape=values.shape, chunks=values.shape, dtype="uint8", compressors=None
+    )
+    before = native.stats()
+    await array.setitem(slice(None), values)
+    after = native.stats()
+    # Begun, five parts of 16 MiB at most, completed.
+    assert after["requests"] - before["requests"] == 7
+    assert after["bytes_written"] - before["bytes_written"] == values.nbytes
+    np.testing.assert_array_equal(await array.getitem(slice(None)), values)
+
+
+async def test_wrong_credentials_are_a_permission_error(s3_server: S3Server, native: ModuleType) -> None:
+    prefix = s3_server.new_prefix()
+    array = await zarr.api.asynchronous.create_array(
+        store=ObjectStore(s3_server.obstore(prefix)), data=VALUES, chunks=(32, 16)
+    )
+    wrong = ObjectStore(s3_server.obstore(prefix, secret_access_key="not-the-key"))  # noqa: S106 - that is the point
+    refused = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(wrong))
+    for work in (refused.getitem(Ellipsis), refused.setitem(Ellipsis, 1), refused.setitem((0, 0), 1)):
+        with pytest.raises(native.exceptions.StorePermissionError, match="HTTP status 403") as raised:
+            await work
+        assert isinstance(raised.value, PermissionError)
+        assert "not-the-key" not in repr(raised.value)
+    np.testing.assert_array_equal(await array.getitem(Ellipsis), VALUES)
+
+
+async def test_bucket_that_is_not_there_is_named(s3_server: S3Server, native: ModuleType) -> None:
+    array = await zarr.api.asynchronous.create_array(
+        store=ObjectStore(s3_server.obstore(s3_server.new_prefix())), data=VALUES, chunks=(32, 16)
+    )
+    store = S3Store(**{**s3_options(s3_server), "bucket": "no-such-bucket"})
+    other = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(ObjectStore(store)))
+    with pytest.raises(native.exceptions.StoreError, match="s3://no-such-bucket"):
+        await other.setitem(Ellipsis, 1)
