@@ -46,6 +46,9 @@ class Options:
     hedge_factor : float or None
         How many times slower than its peers' median a request is when a second one is sent; None for
         never.
+    coalesce : tuple[int, int]
+        Gap and size in bytes up to which byte ranges of a shard are merged, where zarr does not keep these
+        with the array.
     """
 
     threads: int
@@ -58,6 +61,7 @@ class Options:
     direct_io: bool
     strict: bool
     hedge_factor: float | None
+    coalesce: tuple[int, int]
 
     @classmethod
     def from_config(cls) -> Options:
@@ -80,6 +84,10 @@ class Options:
             direct_io=_direct_io(),
             strict=_flag("codec_pipeline.strict", default=False),
             hedge_factor=_factor("codec_pipeline.hedge_factor"),
+            coalesce=(
+                _count("array.sharding_coalesce_max_gap_bytes", least=0, default=_MIB),
+                _count("array.sharding_coalesce_max_bytes", least=0, default=16 * _MIB),
+            ),
         )
 
 

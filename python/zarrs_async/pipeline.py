@@ -396,6 +396,7 @@ def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _r
             "chunk_concurrent_minimum": options.chunk_concurrent_minimum,
             "validate_checksums": options.validate_checksums,
             "hedge_factor": options.hedge_factor,
+            "coalesce": options.coalesce,
         },
     )
 

@@ -34,8 +34,9 @@ use crate::store::Description;
 /// store : dict
 ///     Where the chunks are, as ``zarrs_async._stores.describe`` says it.
 /// settings : dict
-///     ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums`` and
-///     ``hedge_factor``.
+///     ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums``,
+///     ``hedge_factor``, and ``coalesce``: gap and size in bytes up to which byte ranges are merged
+///     where an array's own settings do not say.
 ///
 /// Raises
 /// ------
@@ -49,6 +50,7 @@ pub(crate) struct NativeArray {
     fill: Vec<u8>,
     store: Description,
     settings: Settings,
+    coalesce: (u64, u64),
     /// The array on the loop that used it last; other stores than foreign ones do not care for loops.
     array: Mutex<Option<(Option<TaskLocals>, Arc<Array>)>>,
 }
@@ -102,6 +104,7 @@ impl NativeArray {
             validate_checksums: setting("validate_checksums")?.extract()?,
             hedge_factor: setting("hedge_factor")?.extract()?,
         };
+        let coalesce = setting("coalesce")?.extract()?;
         let process = Process::current()?;
         let store = Description::extract(store, &process)?;
         let array = Mutex::new(None);
@@ -112,6 +115,7 @@ impl NativeArray {
             fill,
             store,
             settings,
+            coalesce,
             array,
         })
     }
@@ -226,6 +230,7 @@ impl NativeArray {
             array: &array,
             element: &self.element,
             fill: &self.fill,
+            coalesce: self.coalesce,
         };
         let batch = batch::parse(&context, batch_info, buffer, drop_axes, reading)?;
         Ok((batch, locals))

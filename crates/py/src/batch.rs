@@ -13,9 +13,6 @@ use crate::errors;
 use crate::indexing::{self, Outside};
 use crate::process::Process;
 
-/// Gap and size up to which byte ranges are merged, where zarr has no settings of its own for them.
-const COALESCE: (u64, u64) = (1 << 20, 16 << 20);
-
 /// What of an `ArraySpec` the engine needs, read once for each of them.
 struct Read<'py> {
     python: Bound<'py, PyAny>,
@@ -28,6 +25,8 @@ pub(crate) struct Context<'a> {
     pub(crate) array: &'a Arc<Array>,
     pub(crate) element: &'a Element,
     pub(crate) fill: &'a [u8],
+    /// Gap and size up to which byte ranges are merged, where the array's own settings do not say.
+    pub(crate) coalesce: (u64, u64),
 }
 
 /// Reads `batch_info`, whose elements go to `buffer` if `reading` and come from it otherwise.
@@ -43,6 +42,7 @@ pub(crate) fn parse(
         array,
         element,
         fill,
+        coalesce,
     } = context;
     let py = batch_info.py();
     let memory = Memory::of(buffer, reading, &process.clerk)?;
@@ -109,8 +109,8 @@ pub(crate) fn parse(
         array: Arc::clone(array),
         items,
         buffer: Arc::new(memory.buffer),
-        coalesce_gap: setting("sharding_coalesce_max_gap_bytes", COALESCE.0)?,
-        coalesce_max: setting("sharding_coalesce_max_bytes", COALESCE.1)?,
+        coalesce_gap: setting("sharding_coalesce_max_gap_bytes", coalesce.0)?,
+        coalesce_max: setting("sharding_coalesce_max_bytes", coalesce.1)?,
         write_empty_chunks,
     })
 }
