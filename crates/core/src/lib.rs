@@ -36,6 +36,7 @@ mod place;
 mod pool;
 mod read;
 mod read_shard;
+mod runs;
 mod scratch;
 mod selection;
 mod shard;

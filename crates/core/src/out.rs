@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::selection::Run;
+use crate::runs::Run;
 
 /// A raw view of the caller's array, and the gate that ends all use of it.
 pub struct OutBuffer {

@@ -11,8 +11,9 @@ use crate::error::Error;
 use crate::layout::Layout;
 use crate::out::OutBuffer;
 use crate::pool;
+use crate::runs::{runs, single_run};
 use crate::scratch::with_decoded;
-use crate::selection::{Selection, runs, single_run};
+use crate::selection::Selection;
 use crate::shard::{ShardIndex, Sharding, ravel};
 use crate::stats::Stats;
 

@@ -12,8 +12,9 @@ use crate::layout::Layout;
 use crate::out::OutBuffer;
 use crate::place::{Work, bytes_of, straight};
 use crate::pool;
+use crate::runs::runs;
 use crate::scratch::with_decoded;
-use crate::selection::{Selection, runs};
+use crate::selection::Selection;
 use crate::shard::{IndexLocation, ShardIndex, Sharding, ravel};
 
 /// The values of one batch, and how they are written.
