@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import json
 import os
+import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -379,7 +380,7 @@ def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _r
     # Bytes of what a change of byte order reverses: halves of complex numbers, characters of text.
     units = {"c": dtype.itemsize // 2, "U": 4, "S": 1, "V": 1}
     unit = units.get(dtype.kind, dtype.itemsize)
-    big = not np.dtype(dtype).newbyteorder("=").isnative if dtype.byteorder == "=" else dtype.byteorder == ">"
+    big = dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
     if dtype.itemsize > 8 and kind == "float":  # noqa: PLR2004  # extended precision has padding
         msg = f"data type {dtype}"
         raise UnsupportedError(msg)

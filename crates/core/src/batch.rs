@@ -162,12 +162,6 @@ impl Array {
         self.store.name()
     }
 
-    /// One line that says how chunks are encoded.
-    #[must_use]
-    pub fn describe_layout(&self) -> String {
-        self.layout.describe()
-    }
-
     pub(crate) const fn options(&self) -> DecodeOptions {
         DecodeOptions {
             validate_checksums: self.settings.validate_checksums,
