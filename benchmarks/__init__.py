@@ -6,9 +6,12 @@ the files of this package::
     scenarios/   what is measured: cases, each an operation on arrays at a place
     datasets     the arrays, written once, with a NumPy reference beside them
     runner       case after case, round after round, contenders in random order
-    worker       one process per contender: does an operation, measures, verifies
+    worker       one process per contender: does an operation, verifies
+    measure      what that took: time, CPU, lag of the loop, memory
     contenders   which library, which pipeline, which settings
     clients      how each library opens, reads and writes one array
+    figures      medians set against one another
+    verdicts     whether ours reach their goals
     report, tables, pictures   what a run leaves behind
 
 Every contender runs as it comes, with its own defaults, because that is what its user

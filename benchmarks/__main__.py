@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import verdicts
 from benchmarks.cases import Plan
 from benchmarks.contenders import CONTENDERS, TUNED
 from benchmarks.pictures import pictures
 from benchmarks.report import heading, machine, write_json
 from benchmarks.runner import Fleet, run
+from benchmarks.scenarios.cancel import cancel
 from benchmarks.scenarios.fairness import fairness
 from benchmarks.scenarios.local import local
 from benchmarks.scenarios.loop import loop
@@ -34,6 +36,7 @@ SCENARIOS: dict[str, Scenario] = {
     "s3": s3,
     "loop": loop,
     "fairness": fairness,
+    "cancel": cancel,
     "memory": memory,
 }
 KNOWN = CONTENDERS | TUNED
@@ -62,9 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in scenarios:
             for cells in run(fleet, SCENARIOS[name](plan), options.rounds, options.limit / 4, rng):
                 results["cells"] += [cell.as_json() for cell in cells]
+                results["verdicts"] = verdicts.as_json(verdicts.judge(results["cells"]))
                 # After each case, so that an interrupted run leaves what it had.
                 write_json(out / "results.json", results)
-    text = f"{heading(results)}\n{tables(results['cells'])}"
+    verdict = verdicts.as_markdown(verdicts.judge(results["cells"]))
+    text = "\n".join(part for part in (heading(results), verdict, tables(results["cells"])) if part)
     (out / "tables.md").write_text(text, encoding="utf-8")
     pictures(results["cells"], out)
     print(text)
@@ -81,8 +86,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SCENARIO",
         help=f"any of {', '.join(SCENARIOS)}, or all (the default)",
     )
-    parser.add_argument("--quick", action="store_true", help="small data, under three minutes")
-    parser.add_argument("--full", action="store_true", help="also what needs many GiB of memory")
+    parser.add_argument("--quick", action="store_true", help="small data, about four minutes")
+    parser.add_argument("--full", action="store_true", help="also what needs 12 GiB of memory and 6 GiB of disk")
     parser.add_argument("--rounds", type=int, help="timed samples per contender and case")
     parser.add_argument(
         "--contenders",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PlaceKind = Literal["local", "http", "s3", "s3fs"]
 
+AT_ONCE = 128
+"""Requests that a perfect reader has in flight; more of them need another round trip."""
+
 
 class Unavailable(Exception):  # noqa: N818 - an answer, shown as "n/a", rather than an error
     """A contender cannot do a case; the message says why."""
@@ -104,6 +107,9 @@ class Operation:
     beside
         A much larger operation that is started first; then this one is measured alone
         and beside it.
+    after
+        A much larger operation that is started first and cancelled while it waits for the
+        server; then this one is measured alone and right after it.
     """
 
     verb: Literal["read", "write"]
@@ -115,10 +121,11 @@ class Operation:
     heartbeat: bool = False
     primer: str = ""
     beside: Operation | None = None
+    after: Operation | None = None
 
 
 Sample = dict[str, float]
-"""Figures of one run. Always ``wall_s``, ``cpu_s``; others where they are measured."""
+"""Figures of one run. Always ``wall_s``; others where they are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +171,8 @@ class Case:
     before
         Called ahead of each sample, untimed: puts the data and the server in order.
     watch
-        Entered for as long as a sample takes; what it yields has, after the exit, the
-        figures seen from outside, such as request counts.
+        Entered for as long as a sample takes. What it yields is given the contender's own
+        figures, and has, after the exit, those seen from outside too, such as request counts.
     latency_ms
         What the server adds to each request.
     arrays
@@ -173,6 +180,9 @@ class Case:
     round_trips
         How many times the layout makes a perfect reader wait for the server, one after
         another; ``None`` where that is not a question.
+    at_once
+        How many requests a perfect reader has to have in flight; ``None`` for writes, and
+        where that is not a question.
     fresh
         Whether each sample gets a new process, which is ended afterwards. There is no
         warm-up then.
@@ -189,6 +199,7 @@ class Case:
     latency_ms: float = 0.0
     arrays: int = 1
     round_trips: int | None = None
+    at_once: int | None = None
     fresh: bool = False
     rounds: int = 1_000
 

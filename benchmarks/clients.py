@@ -44,6 +44,10 @@ class Client(Protocol):
         """Return how many batches the library has handed to a slower one so far."""
         ...
 
+    def memory_limit(self) -> int | None:
+        """Return the bytes that the library promises to hold at most; ``None`` without a promise."""
+        ...
+
 
 class ZarrClient:
     """zarr-python's asynchronous API under one codec pipeline."""
@@ -81,6 +85,14 @@ class ZarrClient:
             return _CountedFallback.batches
         stats = getattr(self._package, "stats", None)
         return int(stats()["fallback_batches"]) if stats else 0
+
+    def memory_limit(self) -> int | None:
+        """Return our pipeline's own limit; the others have none."""
+        if self._package.__name__ != "zarrs_async":
+            return None
+        # Not public: it is what the defaults come to on this machine.
+        options = import_module("zarrs_async._config").Options.from_config()
+        return int(options.memory_bytes)
 
 
 class ZarrHandle:
@@ -124,6 +136,10 @@ class TensorStoreClient:
     def fallbacks(self) -> int:
         """Return zero: there is nothing to fall back to."""
         return 0
+
+    def memory_limit(self) -> int | None:
+        """Return nothing: its cache has a limit, what it reads has none."""
+        return None
 
 
 class TensorStoreHandle:

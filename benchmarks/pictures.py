@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _COLOURS = {name: f"C{at}" for at, name in enumerate(CONTENDERS | TUNED)}
 
+_IDEAL = "ideal: round trips × latency"
+
 GATHER = "× 16 chunks"
 """How the cases are called that differ in the number of arrays only."""
 
@@ -54,34 +56,65 @@ def _draw(panels: dict[str, list[Cell]], across: str, title: str, path: Path) ->
 
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False, layout="constrained")
+    # At least as wide as the legend, which is below all panels.
+    size = max(9, 4.5 * columns), 3.2 * rows + 0.5
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    lines: dict[str, Any] = {}
     for axes, (name, cells) in zip(grid.flat, panels.items(), strict=False):
-        _draw_panel(axes, cells, across)
+        lines |= _draw_panel(axes, cells, across)
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel(title)
         axes.set_ylabel("wall time, ms")
     for axes in grid.flat[len(panels) :]:
         axes.remove()
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(5, len(lines)), fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
 
 
-def _draw_panel(axes: Any, cells: Sequence[Cell], across: str) -> None:
+def _draw_panel(axes: Any, cells: Sequence[Cell], across: str) -> dict[str, Any]:
+    """Draw the contenders and the ideal; return the lines by what the legend calls them."""
+    lines: dict[str, Any] = {}
     for contender in dict.fromkeys(cell["contender"] for cell in cells):
         mine = [cell for cell in cells if cell["contender"] == contender]
         points = sorted((cell[across], cell["medians"]["wall_s"] * 1e3) for cell in mine)
-        width = 3 if contender == OURS else 1.5
-        style = {"color": _COLOURS[contender], "linewidth": width, "marker": "o", "label": mine[0]["label"]}
-        axes.plot(*zip(*points, strict=True), **style)
-    ideal = sorted({(cell[across], cell["round_trips"] * cell["latency_ms"]) for cell in cells if cell["latency_ms"]})
+        # Ours last, and so on top: where it coincides with another it should still be seen.
+        style = {"linewidth": 2.5, "zorder": 3} if contender == OURS else {"linewidth": 1.3}
+        (lines[mine[0]["label"]],) = axes.plot(
+            *zip(*points, strict=True), color=_COLOURS[contender], marker="o", markersize=4, **style
+        )
+    ideal = _ideal(cells, across)
     if ideal:
-        axes.plot(*zip(*ideal, strict=True), "kx:", label="round trips alone")
+        (lines[_IDEAL],) = axes.plot(*zip(*ideal, strict=True), "k--", linewidth=1.2)
+    _scale(axes, sorted({cell[across] for cell in cells}), across)
+    return lines
+
+
+def _ideal(cells: Sequence[Cell], across: str) -> list[tuple[float, float]]:
+    """Return round trips × latency over the field, as far as a logarithmic axis can show it."""
+    points = {(cell[across], cell["round_trips"] * cell["latency_ms"]) for cell in cells if cell["latency_ms"]}
+    if across == "latency_ms" and points:
+        # It begins at zero, like the axis; a line needs a second point where one latency was measured.
+        nearest, time = min(points)
+        points.add((nearest / 2, time / 2))
+    return sorted(points)
+
+
+def _scale(axes: Any, measured: Sequence[float], across: str) -> None:
+    """Give each measured value its tick, and write all numbers out."""
     if across == "arrays":
         axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    else:
+        # Zero is one of the latencies, and the rest are not evenly apart.
+        axes.set_xscale("symlog", linthresh=next(value for value in measured if value), linscale=0.5)
+    axes.set_xticks(measured, [f"{value:g}" for value in measured])
+    axes.set_xticks([], minor=True)
+    axes.set_yscale("log", subs=(2, 5))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="y", which="both", labelsize="small")
     axes.grid(visible=True, which="both", alpha=0.2)
-    axes.legend(fontsize="x-small")
 
 
 def _place(cell: Cell) -> str:

@@ -65,6 +65,7 @@ class Cell:
             "latency_ms": case.latency_ms,
             "arrays": case.arrays,
             "round_trips": case.round_trips,
+            "at_once": case.at_once,
             "contender": self.contender.name,
             "label": self.contender.label,
             "medians": {name: statistics.median(sample[name] for sample in self.samples) for name in names},
@@ -227,11 +228,13 @@ def _sample(fleet: Fleet, cell: Cell, number: int) -> Sample | None:
     case.before(contender.name, number)
     operation = case.operation(contender.name, number)
     reply = fleet.ask(contender, "open", operation)
-    seen: Sample = {}
+    sample: Sample = {}
     if not reply.problem:
         with case.watch() as seen:
             action: Action = "verify" if number == 0 else "measure"
             reply = fleet.ask(contender, action, operation)
+            seen.update(reply.sample)
+        sample = seen
     if case.fresh:
         fleet.renew(contender)
     problem = reply.problem
@@ -241,7 +244,7 @@ def _sample(fleet: Fleet, cell: Cell, number: int) -> Sample | None:
     if problem:
         cell.problem = cell.problem or problem
         return None
-    return {**reply.sample, **seen}
+    return sample
 
 
 def _rounds(cell: Cell, warm_up: Sample | None, wanted: int, budget_s: float) -> int:

@@ -36,12 +36,12 @@ def watch(server: RangeServer) -> Iterator[Sample]:
     """Count the requests of a sample, once those of a sample that was given up are over."""
     server.wait(idle=True)
     server.reset_counts()
-    seen: Sample = {}
-    yield seen
+    sample: Sample = {}
+    yield sample
     stats = server.stats()
-    seen["requests"] = stats["requests"]
-    seen["in_flight_max"] = stats["in_flight_max"]
-    seen["sent_bytes"] = stats["bytes_sent"]
+    sample["requests"] = stats["requests"]
+    sample["in_flight_max"] = stats["in_flight_max"]
+    sample["sent_bytes"] = stats["bytes_sent"]
 
 
 def upload(server: S3Server, source: Path, target: str, *, chunks: bool = True) -> None:

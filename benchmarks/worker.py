@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
-import statistics
 import time
 import warnings
-from contextlib import nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from benchmarks.cases import WHOLE, Operation, Place, Reply, Sample, Unavailable
+from benchmarks.measure import medians, timed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -35,9 +33,10 @@ Action = Literal["open", "measure", "verify", "check"]
 and compare what was read with the reference; to compare whole arrays with what a write
 must have left."""
 
-_BEAT_S = 0.001
 _HEAD_START_S = 0.02
 _SMALL_READS = 5
+_PATIENCE_S = 0.2
+_GIVEN_UP_S = 1.5
 
 
 def serve(connection: Connection, contender: Contender) -> None:
@@ -81,40 +80,71 @@ class Bench:
 
     async def _open(self, operation: Operation) -> None:
         await self._handles_of(operation)
-        if operation.beside is not None:
-            await self._handles_of(operation.beside)
+        for other in (operation.beside, operation.after):
+            if other is not None:
+                await self._handles_of(other)
         if operation.primer:
             primer = await self._handle(operation, operation.primer)
             await primer.read(WHOLE)
 
     async def _measure(self, operation: Operation, *, verify: bool) -> Sample:
+        gc.collect()
         if operation.beside is not None:
             return await self._beside(operation, operation.beside)
+        if operation.after is not None:
+            return await self._after(operation, operation.after)
         calls = await self._calls(operation)
-        results, sample = await _timed(calls, heartbeat=operation.heartbeat)
+        results, sample = await timed(calls, heartbeat=operation.heartbeat)
+        limit = self._client.memory_limit()
+        if limit is not None:
+            sample["memory_limit_bytes"] = limit
         if verify and self._verifiable and operation.verb == "read":
             _compare(operation, results)
         return sample
 
     async def _beside(self, small: Operation, large: Operation) -> Sample:
         """Time a small operation alone, then beside a large one that is under way."""
-
-        async def once() -> Sample:
-            return (await _timed(await self._calls(small)))[1]
-
-        await once()
-        alone = [await once() for _ in range(_SMALL_READS)]
+        alone_s = await self._alone(small)
         crowd = asyncio.gather(*await self._calls(large))
         await asyncio.sleep(_HEAD_START_S)
         beside: list[Sample] = []
         while not crowd.done() and len(beside) < _SMALL_READS:
-            beside.append(await once())
+            beside.append(await self._once(small))
         if not beside:
             message = "its large read was over before a small one could begin"
             raise Unavailable(message)
-        sample = _medians(beside)
-        sample["alone_s"] = _medians(alone)["wall_s"]
-        return sample
+        return {**medians(beside), "alone_s": alone_s}
+
+    async def _after(self, small: Operation, large: Operation) -> Sample:
+        """Time a small operation alone, then right after a large one that was cancelled.
+
+        The moment of the cancellation is on the monotonic clock, which the system's
+        processes share, so that those who watch the server can tell before from after.
+        """
+        alone_s = await self._alone(small)
+        crowd = await self._calls(large)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S) as patience:
+                await asyncio.gather(*crowd)
+        resumed = time.monotonic()
+        due = patience.when()
+        if due is None or not patience.expired():
+            message = "its large read was over before it could be cancelled"
+            raise Unavailable(message)
+        try:
+            async with asyncio.timeout(_GIVEN_UP_S):
+                wall_s = (await self._once(small))["wall_s"]
+        except TimeoutError:
+            wall_s = _GIVEN_UP_S
+        return {"wall_s": wall_s, "alone_s": alone_s, "resumed_s": resumed - due, "cancelled_at_s": due}
+
+    async def _alone(self, small: Operation) -> float:
+        """Return the seconds of a small operation while nothing else is under way."""
+        await self._once(small)
+        return medians([await self._once(small) for _ in range(_SMALL_READS)])["wall_s"]
+
+    async def _once(self, small: Operation) -> Sample:
+        return (await timed(await self._calls(small)))[1]
 
     async def _calls(self, operation: Operation) -> list[Coroutine[Any, Any, Any]]:
         """Return the operation as coroutines that have not begun."""
@@ -154,93 +184,6 @@ class Bench:
                 raise ValueError(message)
 
 
-class Heartbeat:
-    """Measures how late the event loop comes back to a task that sleeps 1 ms.
-
-    The lag is the time from one beat to the next above that millisecond. What the timer
-    itself is late by is in it; the floor's figures show how much that is.
-    """
-
-    def __init__(self) -> None:
-        self._lags: list[float] = []
-
-    async def __aenter__(self) -> Self:
-        """Start beating."""
-        self._task = asyncio.create_task(self._beat())
-        await asyncio.sleep(0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop at the next beat, so that a lag at the very end counts too."""
-        self._task.cancel("finish this beat")
-        await self._task
-
-    async def _beat(self) -> None:
-        last = time.perf_counter()
-        finished = False
-        while not finished:
-            try:
-                await asyncio.sleep(_BEAT_S)
-            except asyncio.CancelledError:
-                finished = True
-            now = time.perf_counter()
-            self._lags.append(max(0.0, now - last - _BEAT_S))
-            last = now
-
-    def figures(self) -> Sample:
-        """Return the worst lag and the 99th percentile, in seconds."""
-        return {
-            "lag_worst_s": max(self._lags),
-            "lag_p99_s": float(np.quantile(self._lags, 0.99)),
-        }
-
-
-async def _timed(calls: list[Coroutine[Any, Any, Any]], *, heartbeat: bool = False) -> tuple[list[Any], Sample]:
-    """Gather the calls; return their results and what that took."""
-    gc.collect()
-    resident = _reset_peak()
-    async with Heartbeat() if heartbeat else nullcontext() as beats:
-        cpu = _cpu_seconds()
-        start = time.perf_counter()
-        results = await asyncio.gather(*calls)
-        sample = {
-            "wall_s": time.perf_counter() - start,
-            "cpu_s": _cpu_seconds() - cpu,
-        }
-    if beats is not None:
-        sample |= beats.figures()
-    if resident is not None:
-        nbytes = sum(result.nbytes for result in results if result is not None)
-        sample["peak_over_output_bytes"] = _status_bytes("VmHWM") - resident - nbytes
-    return results, sample
-
-
-def _cpu_seconds() -> float:
-    """Return the CPU time of all threads of this process."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _reset_peak() -> int | None:
-    """Let the peak of resident memory start anew; return what is resident now.
-
-    Only Linux can; elsewhere the answer is ``None`` and no peak is reported.
-    """
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return None
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(name: str) -> int:
-    """Return one of the memory lines of ``/proc/self/status``."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(name)
-
-
 def _reference(operation: Operation) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = np.load(operation.reference, mmap_mode="r")
     return values
@@ -254,10 +197,6 @@ def _compare(operation: Operation, results: list[Any]) -> None:
         if not np.array_equal(result, wanted):
             message = "WRONG DATA was read"
             raise ValueError(message)
-
-
-def _medians(samples: list[Sample]) -> Sample:
-    return {name: statistics.median(sample[name] for sample in samples) for name in samples[0]}
 
 
 def _reason(error: Exception) -> str:

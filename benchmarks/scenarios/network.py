@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.cases import WHOLE, Case, Operation, Selection
+from benchmarks.cases import AT_ONCE, WHOLE, Case, Operation, Selection
 from benchmarks.datasets import Dataset
 from benchmarks.pictures import GATHER
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _SEED = 4
 _PLAIN = Dataset("plain-64", (512, 512), (64, 64))
-_AT_ONCE = 128
-"""Requests that a perfect reader has in flight; more of them need another round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,8 @@ class Remote:
             self.name,
             operation,
             arrays=self.arrays,
-            round_trips=self.steps * math.ceil(self.requests / _AT_ONCE),
+            round_trips=self.steps * math.ceil(self.requests / AT_ONCE),
+            at_once=self.requests if self.increment is None else None,
         )
 
 
