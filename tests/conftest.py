@@ -63,6 +63,12 @@ def pipeline() -> ModuleType:
 
 
 @pytest.fixture
+def byte_ranges() -> None:
+    """Merge adjacent byte ranges only, so that no shard is so small that it is fetched whole."""
+    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
+
+
+@pytest.fixture
 def native(pipeline: ModuleType) -> Iterator[ModuleType]:
     """Like `pipeline`, and the test fails if any batch fell back."""
     before = pipeline.stats()

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pytest
 import zarr
-import zarr.api.asynchronous
-from obstore.store import HTTPStore
-from zarr.storage import ObjectStore
+
+from support.remote import opened, served
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
     from types import ModuleType
-
-    from zarr import AsyncArray
 
     from support.servers import RangeServer
 
@@ -27,20 +24,6 @@ T = TypeVar("T")
 
 CHUNKS = 24
 VALUES = np.arange(64 * CHUNKS, dtype="uint16") + 1
-
-
-def stored(server: RangeServer, name: str = "a", values: Any = VALUES, **layout: Any) -> None:
-    """Write `values` with zarr's default pipeline to where the server serves."""
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        zarr.create_array(server.root / name, data=values, **{"compressors": None, **layout})
-
-
-async def opened(server: RangeServer, name: str = "a", mode: Any = "r") -> AsyncArray[Any]:
-    """Open an array over HTTP, with the options that `zarr.config` has now; the server's counts begin again."""
-    store = HTTPStore.from_url(f"{server.url}/{name}", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode=mode)
-    server.reset_counts()
-    return array
 
 
 async def let_go_one_by_one(server: RangeServer, work: Awaitable[T], *, bound: int, requests: int) -> T:
@@ -60,17 +43,15 @@ async def let_go_one_by_one(server: RangeServer, work: Awaitable[T], *, bound: i
 
 @pytest.mark.parametrize("bound", [1, 3, 16])
 async def test_read_keeps_chunk_concurrent_maximum(range_server: RangeServer, bound: int) -> None:
-    stored(range_server, chunks=(64,))
     zarr.config.set({"codec_pipeline.chunk_concurrent_maximum": bound})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     got = await let_go_one_by_one(range_server, array.getitem(slice(None)), bound=bound, requests=CHUNKS)
     np.testing.assert_array_equal(got, VALUES)
 
 
 async def test_gathered_reads_of_one_array_keep_chunk_concurrent_maximum(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,))
     zarr.config.set({"codec_pipeline.chunk_concurrent_maximum": 3})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     slices = [slice(start, start + 256) for start in range(0, VALUES.size, 256)]
     reading = asyncio.gather(*(array.getitem(one) for one in slices))
     got = await let_go_one_by_one(range_server, reading, bound=3, requests=CHUNKS)
@@ -78,17 +59,15 @@ async def test_gathered_reads_of_one_array_keep_chunk_concurrent_maximum(range_s
 
 
 async def test_write_keeps_chunk_concurrent_maximum(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,))
     zarr.config.set({"codec_pipeline.chunk_concurrent_maximum": 3})
-    array = await opened(range_server, mode="r+")
+    array = await served(range_server, VALUES, mode="r+", chunks=(64,))
     await let_go_one_by_one(range_server, array.setitem(slice(None), VALUES + 1), bound=3, requests=CHUNKS)
 
 
 @pytest.mark.parametrize("bound", [1, 3])
 async def test_read_of_parts_of_shards_keeps_chunk_concurrent_maximum(range_server: RangeServer, bound: int) -> None:
-    stored(range_server, chunks=(64,), shards=(256,))
     zarr.config.set({"codec_pipeline.chunk_concurrent_maximum": bound, "array.sharding_coalesce_max_gap_bytes": 0})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,), shards=(256,))
     # One subchunk of each of six shards: an index and a byte range each.
     got = await let_go_one_by_one(range_server, array.getitem(slice(70, None, 256)), bound=bound, requests=12)
     np.testing.assert_array_equal(got, VALUES[70::256])
@@ -98,9 +77,8 @@ async def test_read_of_parts_of_shards_keeps_chunk_concurrent_maximum(range_serv
 async def test_read_of_scattered_subchunks_keeps_chunk_concurrent_maximum(
     range_server: RangeServer, bound: int
 ) -> None:
-    stored(range_server, chunks=(64,), shards=(VALUES.size,))
     zarr.config.set({"codec_pipeline.chunk_concurrent_maximum": bound, "array.sharding_coalesce_max_gap_bytes": 0})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,), shards=(VALUES.size,))
     range_server.hold()
     reading = asyncio.create_task(array.getitem(slice(0, None, 128)))
     # One index, then twelve byte ranges of one shard, of which none adjoins another.
@@ -119,10 +97,7 @@ async def test_requests_of_the_process_keep_request_concurrent_maximum(
     range_server: RangeServer, native: ModuleType
 ) -> None:
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 5})
-    arrays = []
-    for number in range(6):
-        stored(range_server, name=f"a{number}", values=VALUES[: 64 * 4], chunks=(64,))
-        arrays.append(await opened(range_server, name=f"a{number}"))
+    arrays = [await served(range_server, VALUES[: 64 * 4], name=f"a{number}", chunks=(64,)) for number in range(6)]
     reading = asyncio.gather(*(array.getitem(slice(None)) for array in arrays))
     got = await let_go_one_by_one(range_server, reading, bound=5, requests=CHUNKS)
     for one in got:
@@ -131,9 +106,8 @@ async def test_requests_of_the_process_keep_request_concurrent_maximum(
 
 
 async def test_requests_for_indexes_and_parts_keep_request_concurrent_maximum(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,), shards=(256,))
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 4, "array.sharding_coalesce_max_gap_bytes": 0})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,), shards=(256,))
     # Of each of six shards the index, and the subchunks 0 and 2.
     reading = array.getitem(slice(0, None, 128))
     got = await let_go_one_by_one(range_server, reading, bound=4, requests=18)
@@ -144,8 +118,7 @@ async def test_remote_reads_have_128_requests_in_flight_where_nothing_is_set(
     range_server: RangeServer, native: ModuleType
 ) -> None:
     values = np.arange(200 * 8, dtype="uint16") + 1
-    stored(range_server, values=values, chunks=(8,))
-    array = await opened(range_server)
+    array = await served(range_server, values, chunks=(8,))
     range_server.hold()
     reading = asyncio.create_task(array.getitem(slice(None)))
     await range_server.wait_async(held=128)
@@ -163,8 +136,7 @@ async def test_writes_have_all_their_puts_in_flight_where_nothing_is_set(
 ) -> None:
     values = np.arange(200 * 8, dtype="uint16") + 1
     layout: dict[str, Any] = {"chunks": (4,), "shards": (8,)} if sharded else {"chunks": (8,)}
-    stored(range_server, values=values, **layout)
-    array = await opened(range_server, mode="r+")
+    array = await served(range_server, values, mode="r+", **layout)
     range_server.hold(method="PUT")
     writing = asyncio.create_task(array.setitem(slice(None), values + 1))
     await range_server.wait_async(held=128)
@@ -174,29 +146,26 @@ async def test_writes_have_all_their_puts_in_flight_where_nothing_is_set(
 
 
 async def test_requests_in_flight_do_not_depend_on_max_workers(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,))
     zarr.config.set({"threading.max_workers": 1})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     await let_go_one_by_one(range_server, array.getitem(slice(None)), bound=CHUNKS, requests=CHUNKS)
 
 
 async def test_memory_limit_bounds_what_is_in_flight(range_server: RangeServer) -> None:
     chunk_nbytes = 64 * 1024
     values = np.arange(16 * chunk_nbytes // 2, dtype="uint16")
-    stored(range_server, values=values, chunks=(chunk_nbytes // 2,))
     # The encoded and the decoded chunk both count: four chunks at a time.
     zarr.config.set({"codec_pipeline.memory_limit_bytes": 8 * chunk_nbytes})
-    array = await opened(range_server)
+    array = await served(range_server, values, chunks=(chunk_nbytes // 2,))
     got = await let_go_one_by_one(range_server, array.getitem(slice(None)), bound=4, requests=16)
     np.testing.assert_array_equal(got, values)
 
 
 @pytest.mark.parametrize("gap", [0, 1 << 20])
 async def test_memory_limit_below_one_chunk_still_completes(range_server: RangeServer, gap: int) -> None:
-    stored(range_server, chunks=(64,))
-    stored(range_server, name="s", chunks=(64,), shards=(256,))
     zarr.config.set({"codec_pipeline.memory_limit_bytes": 1, "array.sharding_coalesce_max_gap_bytes": gap})
-    arrays = [await opened(range_server), await opened(range_server, name="s")]
+    layouts: list[dict[str, Any]] = [{"chunks": (64,)}, {"chunks": (64,), "shards": (256,)}]
+    arrays = [await served(range_server, VALUES, name=str(n), **layout) for n, layout in enumerate(layouts)]
     got = await asyncio.gather(*(array.getitem(slice(5, -5)) for array in arrays for _ in range(3)))
     for one in got:
         np.testing.assert_array_equal(one, VALUES[5:-5])
@@ -204,9 +173,8 @@ async def test_memory_limit_below_one_chunk_still_completes(range_server: RangeS
 
 
 async def test_memory_limit_below_one_chunk_still_writes(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,), shards=(256,))
     zarr.config.set({"codec_pipeline.memory_limit_bytes": 1})
-    array = await opened(range_server, mode="r+")
+    array = await served(range_server, VALUES, mode="r+", chunks=(64,), shards=(256,))
     await asyncio.gather(*(array.setitem(slice(at, at + 100), VALUES[at : at + 100] + 9) for at in (0, 100, 300, 800)))
     expected = VALUES.copy()
     for at in (0, 100, 300, 800):
@@ -215,8 +183,7 @@ async def test_memory_limit_below_one_chunk_still_writes(range_server: RangeServ
 
 
 async def test_pipeline_made_later_changes_the_process_wide_bounds(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,))
-    first = await opened(range_server)
+    first = await served(range_server, VALUES, chunks=(64,))
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 2})
     await opened(range_server)
     await let_go_one_by_one(range_server, first.getitem(slice(None)), bound=2, requests=CHUNKS)
@@ -226,25 +193,22 @@ async def test_pipeline_made_later_changes_the_process_wide_bounds(range_server:
 
 
 async def test_bound_that_grows_during_a_read_lets_more_go(range_server: RangeServer) -> None:
-    stored(range_server, chunks=(64,))
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 2})
-    array = await opened(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     range_server.hold(path="c/")
     reading = asyncio.create_task(array.getitem(slice(None)))
     await range_server.wait_async(held=2)
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 9})
-    store = HTTPStore.from_url(f"{range_server.url}/a", client_options={"allow_http": True})
-    await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r")
+    await opened(range_server)
     await range_server.wait_async(held=9)
     range_server.release()
     np.testing.assert_array_equal(await reading, VALUES)
 
 
 async def test_small_read_is_served_beside_a_large_one(range_server: RangeServer) -> None:
-    stored(range_server, name="large", chunks=(4,))
-    stored(range_server, name="small", values=VALUES[:8], chunks=(8,))
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 4})
-    large, small = await opened(range_server, name="large"), await opened(range_server, name="small")
+    large = await served(range_server, VALUES, name="large", chunks=(4,))
+    small = await served(range_server, VALUES[:8], name="small", chunks=(8,))
     range_server.hold()
     reading = asyncio.create_task(large.getitem(slice(None)))
     await range_server.wait_async(held=4)

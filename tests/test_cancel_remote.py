@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-import zarr.api.asynchronous
-from obstore.store import HTTPStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.indexing import BasicIndexer
-from zarr.storage import ObjectStore
+
+from support.remote import served, until_shared
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,24 +26,6 @@ pytestmark = pytest.mark.usefixtures("native")
 
 CHUNKS = 64
 VALUES = np.arange(64 * CHUNKS, dtype="uint16") + 1
-
-
-async def served(server: RangeServer, mode: Any = "r", **layout: Any) -> AsyncArray[Any]:
-    """Write `VALUES` with zarr's default pipeline to where the server serves, and open them over HTTP."""
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        zarr.create_array(
-            server.root / "a", data=VALUES, overwrite=True, **{"chunks": (64,), "compressors": None, **layout}
-        )
-    store = HTTPStore.from_url(f"{server.url}/a", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode=mode)
-    server.reset_counts()
-    return array
-
-
-async def until_shared(package: ModuleType, count: int) -> None:
-    """Wait until so many fetches have been shared since the process began."""
-    while package.stats()["flights_shared"] < count:  # noqa: ASYNC110 - counters have no event
-        await asyncio.sleep(0)
 
 
 async def assert_all_were_aborted(server: RangeServer, requests: int) -> None:
@@ -62,7 +43,7 @@ async def assert_next_read_works(server: RangeServer, array: AsyncArray[Any]) ->
 
 
 async def test_cancelled_task_aborts_its_requests(range_server: RangeServer, native: ModuleType) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     cancelled = native.stats()["batches_cancelled"]
     range_server.hold()
     reading = asyncio.create_task(array.getitem(slice(None)))
@@ -78,7 +59,7 @@ async def test_cancelled_task_aborts_its_requests(range_server: RangeServer, nat
 
 async def test_cancelled_read_sends_none_of_the_requests_that_waited(range_server: RangeServer) -> None:
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 8})
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     range_server.hold()
     reading = asyncio.create_task(array.getitem(slice(None)))
     await range_server.wait_async(held=8)
@@ -90,7 +71,7 @@ async def test_cancelled_read_sends_none_of_the_requests_that_waited(range_serve
 
 
 async def test_timeout_aborts_the_requests(range_server: RangeServer) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     range_server.hold()
 
     async def read_until_told() -> None:
@@ -106,7 +87,7 @@ async def test_timeout_aborts_the_requests(range_server: RangeServer) -> None:
 
 
 async def test_wait_for_aborts_the_requests(range_server: RangeServer) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     range_server.hold()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(array.getitem(slice(None)), 1.0)
@@ -116,7 +97,7 @@ async def test_wait_for_aborts_the_requests(range_server: RangeServer) -> None:
 
 
 async def test_failed_task_group_aborts_the_requests_of_its_reads(range_server: RangeServer) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     range_server.hold()
 
     async def fail() -> None:
@@ -138,7 +119,7 @@ async def test_failed_task_group_aborts_the_requests_of_its_reads(range_server: 
 @pytest.mark.parametrize("stage", ["index", "data"])
 async def test_cancelled_read_of_parts_of_shards_aborts_its_requests(range_server: RangeServer, stage: str) -> None:
     zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
-    array = await served(range_server, shards=(512,))
+    array = await served(range_server, VALUES, chunks=(64,), shards=(512,))
     range_server.hold()
     reading = asyncio.create_task(array.getitem(slice(64, None, 512)))
     shards = CHUNKS // 8
@@ -158,7 +139,7 @@ async def test_cancelled_read_of_parts_of_shards_aborts_its_requests(range_serve
 
 
 async def test_nothing_writes_into_the_buffer_after_cancellation(range_server: RangeServer, native: ModuleType) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     out = np.zeros_like(VALUES)
     # Newer zarr has a class of its own for what indexers need of a grid.
     grid = getattr(array, "_chunk_grid", array.metadata.chunk_grid)
@@ -185,7 +166,7 @@ async def test_nothing_writes_into_the_buffer_after_cancellation(range_server: R
 async def test_cancelling_one_of_two_batches_leaves_the_other_its_data(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     shared = native.stats()["flights_shared"]
     range_server.hold()
     leader = asyncio.create_task(array.getitem(slice(None)))
@@ -204,7 +185,7 @@ async def test_cancelling_one_of_two_batches_leaves_the_other_its_data(
 async def test_cancelling_both_of_two_batches_aborts_their_requests(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server)
+    array = await served(range_server, VALUES, chunks=(64,))
     shared = native.stats()["flights_shared"]
     range_server.hold()
     both = [asyncio.create_task(array.getitem(slice(None)))]
@@ -223,7 +204,7 @@ async def test_cancelling_one_of_two_batches_of_a_shard_leaves_the_other_its_dat
     range_server: RangeServer, native: ModuleType, stage: str
 ) -> None:
     zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
-    array = await served(range_server, shards=(512,))
+    array = await served(range_server, VALUES, chunks=(64,), shards=(512,))
     shared = native.stats()["flights_shared"]
     range_server.hold()
     leader = asyncio.create_task(array.getitem(slice(64, 128)))
@@ -243,7 +224,7 @@ async def test_cancelling_one_of_two_batches_of_a_shard_leaves_the_other_its_dat
 
 
 async def test_cancelled_write_aborts_its_requests_and_leaves_old_or_new(range_server: RangeServer) -> None:
-    array = await served(range_server, mode="r+")
+    array = await served(range_server, VALUES, mode="r+", chunks=(64,))
     range_server.hold(method="PUT")
     writing = asyncio.create_task(array.setitem(slice(None), VALUES + 1))
     await range_server.wait_async(held=CHUNKS)

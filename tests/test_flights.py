@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import zarr
 import zarr.api.asynchronous
-from obstore.store import HTTPStore
 from zarr.codecs import ZstdCodec
-from zarr.storage import LoggingStore, MemoryStore, ObjectStore
+from zarr.storage import LoggingStore, MemoryStore
 
+from support.remote import opened, ranges, served, until_shared
 from support.servers import RangeServer, Rule
 
 if TYPE_CHECKING:
@@ -20,38 +20,11 @@ if TYPE_CHECKING:
 
     from zarr import AsyncArray
 
-# Our pipeline is on, and nothing may fall back.
-pytestmark = pytest.mark.usefixtures("native")
+# Our pipeline is on, nothing may fall back, and an index is asked for by itself.
+pytestmark = pytest.mark.usefixtures("native", "byte_ranges")
 
 READERS = 32
 VALUES = np.arange(1024, dtype="uint16") + 1
-
-
-@pytest.fixture(autouse=True)
-def _byte_ranges() -> None:
-    """Merge adjacent byte ranges only, so that the shards of these tests are not small ones."""
-    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
-
-
-async def served(server: RangeServer, mode: Any = "r", **layout: Any) -> AsyncArray[Any]:
-    """Write `VALUES` with zarr's default pipeline to where the server serves, and open them over HTTP."""
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        zarr.create_array(server.root / "a", data=VALUES, **{"compressors": None, **layout})
-    return await opened(server, mode)
-
-
-async def opened(server: RangeServer, mode: Any = "r") -> AsyncArray[Any]:
-    """Open the array with a client of its own; the server's counts begin again."""
-    store = HTTPStore.from_url(f"{server.url}/a", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode=mode)
-    server.reset_counts()
-    return array
-
-
-async def until_shared(package: ModuleType, count: int) -> None:
-    """Wait until so many fetches have been shared since the process began."""
-    while package.stats()["flights_shared"] < count:  # noqa: ASYNC110 - counters have no event
-        await asyncio.sleep(0)
 
 
 async def held_together(
@@ -69,7 +42,7 @@ async def held_together(
 async def test_readers_of_one_chunk_share_one_fetch_and_one_decode(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server, chunks=(1024,))
+    array = await served(range_server, VALUES, chunks=(1024,))
     decoded = native.stats()["chunks_decoded"]
     readers = await held_together(range_server, native, [array] * READERS, slice(None))
     range_server.release()
@@ -82,7 +55,7 @@ async def test_readers_of_one_chunk_share_one_fetch_and_one_decode(
 async def test_readers_of_different_parts_of_one_chunk_share_one_fetch(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server, chunks=(1024,))
+    array = await served(range_server, VALUES, chunks=(1024,))
     before = native.stats()["flights_shared"]
     range_server.hold()
     readers = [asyncio.create_task(array.getitem(slice(first, 900, 7))) for first in range(READERS)]
@@ -97,7 +70,7 @@ async def test_readers_of_different_parts_of_one_chunk_share_one_fetch(
 async def test_readers_of_one_chunk_through_arrays_of_their_own_share_one_fetch(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    arrays = [await served(range_server, chunks=(1024,)), *[await opened(range_server) for _ in range(3)]]
+    arrays = [await served(range_server, VALUES, chunks=(1024,)), *[await opened(range_server) for _ in range(3)]]
     readers = await held_together(range_server, native, arrays, slice(None))
     range_server.release()
     for got in await asyncio.gather(*readers):
@@ -106,7 +79,7 @@ async def test_readers_of_one_chunk_through_arrays_of_their_own_share_one_fetch(
 
 
 async def test_readers_of_one_shard_share_index_and_data(range_server: RangeServer, native: ModuleType) -> None:
-    array = await served(range_server, chunks=(64,), shards=(1024,))
+    array = await served(range_server, VALUES, chunks=(64,), shards=(1024,))
     before = native.stats()
     readers = await held_together(range_server, native, [array] * READERS, slice(64, 100))
     # The index goes; the merged range is held, and shared again.
@@ -125,15 +98,14 @@ async def test_readers_of_one_shard_share_index_and_data(range_server: RangeServ
 async def test_gathered_readers_of_one_shard_ask_at_most_once_for_each_of_its_ranges(
     range_server: RangeServer,
 ) -> None:
-    array = await served(range_server, chunks=(64,), shards=(1024,))
+    array = await served(range_server, VALUES, chunks=(64,), shards=(1024,))
     got = await asyncio.gather(*(array.getitem(slice(at * 64, at * 64 + 64)) for at in list(range(16)) * 4))
     np.testing.assert_array_equal(np.concatenate(got[:16]), VALUES)
-    log = range_server.log()
-    assert sum(logged["range"] == "bytes=-260" for logged in log) == 1
+    assert ranges(range_server).count("bytes=-260") == 1
 
 
 async def test_read_after_the_flight_has_ended_fetches_anew(range_server: RangeServer) -> None:
-    array = await served(range_server, chunks=(1024,))
+    array = await served(range_server, VALUES, chunks=(1024,))
     await array.getitem(slice(None))
     await array.getitem(slice(None))
     assert range_server.stats()["requests"] == 2
@@ -142,7 +114,7 @@ async def test_read_after_the_flight_has_ended_fetches_anew(range_server: RangeS
 async def test_read_begun_after_our_own_write_does_not_join_a_flight_from_before(
     range_server: RangeServer,
 ) -> None:
-    array = await served(range_server, mode="r+", chunks=(1024,))
+    array = await served(range_server, VALUES, mode="r+", chunks=(1024,))
     range_server.hold(method="GET")
     before = asyncio.create_task(array.getitem(slice(None)))
     await range_server.wait_async(held=1)
@@ -158,19 +130,19 @@ async def test_read_begun_after_our_own_write_does_not_join_a_flight_from_before
 async def test_read_of_a_shard_after_our_own_write_does_not_use_the_index_from_before(
     range_server: RangeServer,
 ) -> None:
-    array = await served(range_server, mode="r+", chunks=(64,), shards=(1024,))
+    array = await served(range_server, VALUES, mode="r+", chunks=(64,), shards=(1024,))
     await array.getitem(slice(0, 10))
     expected = VALUES.copy()
     expected[70:80] = 9
     await array.setitem(slice(70, 80), 9)
     range_server.reset_counts()
     np.testing.assert_array_equal(await array.getitem(slice(64, 128)), expected[64:128])
-    assert [logged["range"] for logged in range_server.log()] == ["bytes=-260", "bytes=128-255"]
+    assert ranges(range_server) == ["bytes=-260", "bytes=128-255"]
     np.testing.assert_array_equal(await array.getitem(slice(None)), expected)
 
 
 async def test_read_begun_after_our_own_write_does_not_join_an_index_from_before(range_server: RangeServer) -> None:
-    array = await served(range_server, mode="r+", chunks=(64,), shards=(1024,))
+    array = await served(range_server, VALUES, mode="r+", chunks=(64,), shards=(1024,))
     other = await opened(range_server, mode="r+")
     range_server.hold(method="GET")
     before = asyncio.create_task(array.getitem(slice(0, 10)))
@@ -184,7 +156,7 @@ async def test_read_begun_after_our_own_write_does_not_join_an_index_from_before
 
 
 async def test_error_reaches_all_who_share_the_flight(range_server: RangeServer, native: ModuleType) -> None:
-    array = await served(range_server, chunks=(1024,))
+    array = await served(range_server, VALUES, chunks=(1024,))
     range_server.config(rules=[Rule(action="status", status=403)])
     readers = await held_together(range_server, native, [array] * READERS, slice(None))
     range_server.release()
@@ -199,7 +171,7 @@ async def test_error_reaches_all_who_share_the_flight(range_server: RangeServer,
 async def test_error_of_a_shard_reaches_all_who_share_the_flight(
     range_server: RangeServer, native: ModuleType, stage: str
 ) -> None:
-    array = await served(range_server, chunks=(64,), shards=(1024,))
+    array = await served(range_server, VALUES, chunks=(64,), shards=(1024,))
     failing = 1 if stage == "index" else 2
     range_server.config(rules=[Rule(action="status", status=403, nth=failing, times="all")])
     readers = await held_together(range_server, native, [array] * READERS, slice(0, 10))
@@ -217,7 +189,7 @@ async def test_error_of_a_shard_reaches_all_who_share_the_flight(
 async def test_damage_reaches_all_who_share_the_flight_and_the_next_read_is_right(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server, chunks=(1024,), compressors=ZstdCodec())
+    array = await served(range_server, VALUES, chunks=(1024,), compressors=ZstdCodec())
     chunk = range_server.root / "a/c/0"
     sound = chunk.read_bytes()
     chunk.write_bytes(sound[:-20])
@@ -232,7 +204,7 @@ async def test_damage_reaches_all_who_share_the_flight_and_the_next_read_is_righ
 async def test_missing_chunk_is_fill_value_for_all_who_share_the_flight(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server, chunks=(1024,), fill_value=3)
+    array = await served(range_server, VALUES, chunks=(1024,), fill_value=3)
     (range_server.root / "a/c/0").unlink()
     readers = await held_together(range_server, native, [array] * READERS, slice(None))
     range_server.release()
@@ -242,7 +214,7 @@ async def test_missing_chunk_is_fill_value_for_all_who_share_the_flight(
 
 
 async def test_readers_with_different_fill_values_do_not_share(range_server: RangeServer) -> None:
-    array = await served(range_server, chunks=(1024,), fill_value=3)
+    array = await served(range_server, VALUES, chunks=(1024,), fill_value=3)
     (range_server.root / "a/c/0").unlink()
     metadata = range_server.root / "a/zarr.json"
     metadata.write_text(metadata.read_text().replace('"fill_value": 3', '"fill_value": 4'))

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-import zarr.api.asynchronous
-from obstore.store import HTTPStore
 from zarr.codecs import BytesCodec, ShardingCodec
-from zarr.storage import ObjectStore
 
+from support.remote import opened, ranges, served
 from support.servers import RangeServer, Rule
 
 if TYPE_CHECKING:
@@ -29,25 +27,9 @@ INDEX_NBYTES = 16 * 16 + 4
 SHARD_NBYTES = 16 * SUBCHUNK_NBYTES + INDEX_NBYTES
 
 
-@pytest.fixture
-def _byte_ranges() -> None:
-    """Merge adjacent byte ranges only, so that the shards of these tests are not small ones."""
-    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
-
-
-async def served(server: RangeServer, values: Any = VALUES, **layout: Any) -> AsyncArray[Any]:
-    """Write `values` with zarr's default pipeline to where the server serves, and open them over HTTP."""
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        zarr.create_array(server.root / "a", data=values, **{"compressors": None, **layout})
-    store = HTTPStore.from_url(f"{server.url}/a", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r")
-    server.reset_counts()
-    return array
-
-
-async def sharded(server: RangeServer, **layout: Any) -> AsyncArray[Any]:
+async def sharded(server: RangeServer, values: Any = VALUES, **layout: Any) -> AsyncArray[Any]:
     """Serve four shards of 16 subchunks of 64 elements each."""
-    return await served(server, shards=(1024,), chunks=(64,), **layout)
+    return await served(server, values, shards=(1024,), chunks=(64,), **layout)
 
 
 def requests(server: RangeServer) -> list[tuple[str, str | None]]:
@@ -63,13 +45,13 @@ def byte_range(first: int, last: int) -> str:
 
 
 async def test_read_plain_chunks_makes_one_get_each(range_server: RangeServer) -> None:
-    array = await served(range_server, chunks=(512,))
+    array = await served(range_server, VALUES, chunks=(512,))
     np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
     assert requests(range_server) == [(f"c/{chunk}", None) for chunk in range(8)]
 
 
 async def test_read_part_of_chunks_asks_for_those_only(range_server: RangeServer) -> None:
-    array = await served(range_server, chunks=(512,))
+    array = await served(range_server, VALUES, chunks=(512,))
     np.testing.assert_array_equal(await array.getitem(slice(500, 1030, 3)), VALUES[500:1030:3])
     assert requests(range_server) == [("c/0", None), ("c/1", None), ("c/2", None)]
 
@@ -77,7 +59,7 @@ async def test_read_part_of_chunks_asks_for_those_only(range_server: RangeServer
 async def test_read_missing_chunks_is_fill_value_after_one_get_each(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    array = await served(range_server, chunks=(512,), fill_value=7)
+    array = await served(range_server, VALUES, chunks=(512,), fill_value=7)
     for chunk in (2, 5):
         (range_server.root / f"a/c/{chunk}").unlink()
     missing = native.stats()["chunks_missing"]
@@ -88,29 +70,28 @@ async def test_read_missing_chunks_is_fill_value_after_one_get_each(
     assert native.stats()["chunks_missing"] == missing + 2
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_whole_shards_makes_one_get_each(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     np.testing.assert_array_equal(await array.getitem(slice(1024, 3072)), VALUES[1024:3072])
     assert requests(range_server) == [("c/1", None), ("c/2", None)]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_part_of_shard_asks_for_index_suffix_then_merged_range(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     np.testing.assert_array_equal(await array.getitem(slice(130, 400)), VALUES[130:400])
-    log = range_server.log()
-    assert [logged["range"] for logged in log] == [f"bytes=-{INDEX_NBYTES}", byte_range(2, 6)]
-    assert {logged["path"] for logged in log} == {"a/c/0"}
+    assert ranges(range_server) == [f"bytes=-{INDEX_NBYTES}", byte_range(2, 6)]
+    assert {logged["path"] for logged in range_server.log()} == {"a/c/0"}
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_part_of_shard_with_index_at_start_asks_for_it_there(range_server: RangeServer) -> None:
     sharding = ShardingCodec(chunk_shape=(64,), codecs=[BytesCodec()], index_location="start")
-    array = await served(range_server, chunks=(1024,), serializer=sharding)
+    array = await served(range_server, VALUES, chunks=(1024,), serializer=sharding)
     np.testing.assert_array_equal(await array.getitem(slice(64, 128)), VALUES[64:128])
     first = INDEX_NBYTES + SUBCHUNK_NBYTES
-    assert [logged["range"] for logged in range_server.log()] == [
+    assert ranges(range_server) == [
         f"bytes=0-{INDEX_NBYTES - 1}",
         f"bytes={first}-{first + SUBCHUNK_NBYTES - 1}",
     ]
@@ -140,7 +121,7 @@ async def test_read_of_scattered_subchunks_merges_by_gap_and_size(
     assert requests(range_server) == sorted([("c/0", f"bytes=-{INDEX_NBYTES}"), *(("c/0", one) for one in ranges)])
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_over_many_shards_asks_for_all_indexes_at_once(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     range_server.hold()
@@ -153,7 +134,7 @@ async def test_read_over_many_shards_asks_for_all_indexes_at_once(range_server: 
     assert requests(range_server) == sorted(expected)
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_data_of_one_shard_does_not_wait_for_the_index_of_another(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     range_server.hold(path="c/3$")
@@ -170,11 +151,11 @@ async def test_read_part_of_small_shard_is_one_round_trip(range_server: RangeSer
     assert requests(range_server) == [("c/0", None)]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_of_missing_shards_and_subchunks_is_fill_value(range_server: RangeServer) -> None:
     values = VALUES.copy()
     values[128:256] = 0
-    array = await sharded(range_server, values=values, fill_value=0)
+    array = await sharded(range_server, values, fill_value=0)
     (range_server.root / "a/c/1").unlink()
     expected = values.copy()
     expected[1024:2048] = 0
@@ -192,14 +173,14 @@ async def test_read_of_missing_shards_and_subchunks_is_fill_value(range_server: 
 
 
 async def test_read_naming_a_chunk_twice_fetches_it_once(range_server: RangeServer) -> None:
-    array = await served(range_server, chunks=(512,))
+    array = await served(range_server, VALUES, chunks=(512,))
     wanted = np.array([5, 600, 5, 7, 601, 5])
     np.testing.assert_array_equal(await array.oindex.getitem((wanted,)), VALUES[wanted])
     np.testing.assert_array_equal(await array.vindex.getitem((wanted,)), VALUES[wanted])
     assert requests(range_server) == [("c/0", None)] * 2 + [("c/1", None)] * 2
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_naming_a_subchunk_twice_fetches_it_once(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     wanted = np.array([5, 70, 5, 7, 71, 5])
@@ -207,27 +188,26 @@ async def test_read_naming_a_subchunk_twice_fetches_it_once(range_server: RangeS
     assert requests(range_server) == [("c/0", f"bytes=-{INDEX_NBYTES}"), ("c/0", byte_range(0, 1))]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_part_of_nested_shard_asks_for_its_inner_shards(range_server: RangeServer) -> None:
     inner = ShardingCodec(chunk_shape=(16,), codecs=[BytesCodec()])
     outer = ShardingCodec(chunk_shape=(64,), codecs=[inner])
-    array = await served(range_server, chunks=(1024,), serializer=outer)
+    array = await served(range_server, VALUES, chunks=(1024,), serializer=outer)
     np.testing.assert_array_equal(await array.getitem(slice(70, 130)), VALUES[70:130])
-    log = range_server.log()
     inner_nbytes = 64 * 2 + 4 * 16 + 4
-    assert [logged["range"] for logged in log] == [
+    assert ranges(range_server) == [
         f"bytes=-{INDEX_NBYTES}",
         f"bytes={inner_nbytes}-{3 * inner_nbytes - 1}",
     ]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_from_server_without_suffixes_asks_for_the_length_and_remembers(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     range_server.config(rules=[Rule(action="refuse_suffix")])
     np.testing.assert_array_equal(await array.getitem(slice(130, 200)), VALUES[130:200])
     index = f"bytes={SHARD_NBYTES - INDEX_NBYTES}-{SHARD_NBYTES - 1}"
-    assert [logged["range"] for logged in range_server.log()] == [
+    assert ranges(range_server) == [
         f"bytes=-{INDEX_NBYTES}",
         "bytes=0-0",
         index,
@@ -235,10 +215,10 @@ async def test_read_from_server_without_suffixes_asks_for_the_length_and_remembe
     ]
     range_server.reset_counts()
     np.testing.assert_array_equal(await array.getitem(slice(1154, 1200)), VALUES[1154:1200])
-    assert [logged["range"] for logged in range_server.log()] == ["bytes=0-0", index, byte_range(2, 2)]
+    assert ranges(range_server) == ["bytes=0-0", index, byte_range(2, 2)]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 @pytest.mark.parametrize("status", [400, 405, 416, 501])
 async def test_read_from_server_without_suffixes_does_not_depend_on_its_status(
     range_server: RangeServer, status: int
@@ -248,7 +228,7 @@ async def test_read_from_server_without_suffixes_does_not_depend_on_its_status(
     np.testing.assert_array_equal(await array.getitem(slice(130, 200)), VALUES[130:200])
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_one_empty_shard_does_not_make_a_store_one_without_suffixes(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     (range_server.root / "a/c/0").write_bytes(b"")
@@ -256,10 +236,10 @@ async def test_one_empty_shard_does_not_make_a_store_one_without_suffixes(range_
         await array.getitem(slice(130, 200))
     range_server.reset_counts()
     np.testing.assert_array_equal(await array.getitem(slice(1154, 1200)), VALUES[1154:1200])
-    assert [logged["range"] for logged in range_server.log()] == [f"bytes=-{INDEX_NBYTES}", byte_range(2, 2)]
+    assert ranges(range_server) == [f"bytes=-{INDEX_NBYTES}", byte_range(2, 2)]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_read_from_server_that_ignores_ranges_uses_what_it_sends(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     range_server.config(rules=[Rule(action="ignore_range")])
@@ -268,7 +248,7 @@ async def test_read_from_server_that_ignores_ranges_uses_what_it_sends(range_ser
     assert range_server.stats()["requests"] == 2
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_second_read_of_a_shard_needs_no_index_request(range_server: RangeServer, native: ModuleType) -> None:
     array = await sharded(range_server)
     before = native.stats()
@@ -283,18 +263,16 @@ async def test_second_read_of_a_shard_needs_no_index_request(range_server: Range
     assert after["shard_index_hits"] == before["shard_index_hits"] + 1
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_second_array_of_the_same_store_needs_no_index_request(range_server: RangeServer) -> None:
     array = await sharded(range_server)
     await array.getitem(slice(0, 64))
-    store = HTTPStore.from_url(f"{range_server.url}/a", client_options={"allow_http": True})
-    again = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r")
-    range_server.reset_counts()
+    again = await opened(range_server)
     np.testing.assert_array_equal(await again.getitem(slice(130, 400)), VALUES[130:400])
     assert requests(range_server) == [("c/0", byte_range(2, 6))]
 
 
-@pytest.mark.usefixtures("_byte_ranges")
+@pytest.mark.usefixtures("byte_ranges")
 async def test_index_cache_of_zero_bytes_keeps_nothing(range_server: RangeServer) -> None:
     zarr.config.set({"codec_pipeline.shard_index_cache_bytes": 0})
     array = await sharded(range_server)

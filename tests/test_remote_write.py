@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import oracle
 import pytest
 import zarr
-import zarr.api.asynchronous
-from obstore.store import HTTPStore
 from zarr.codecs import ZstdCodec
-from zarr.storage import ObjectStore
+from zarr.storage import LocalStore
 
+from support import remote
 from support.servers import RangeServer, Rule
 
 if TYPE_CHECKING:
@@ -25,32 +25,20 @@ pytestmark = pytest.mark.usefixtures("native")
 
 VALUES = np.arange(4096, dtype="uint16") + 1
 LAYOUTS = [
-    pytest.param({"chunks": (256,), "compressors": None}, id="chunks"),
+    pytest.param({"chunks": (256,)}, id="chunks"),
     pytest.param({"chunks": (256,), "compressors": ZstdCodec()}, id="zstd"),
     pytest.param({"chunks": (64,), "shards": (256,), "compressors": ZstdCodec()}, id="shards"),
 ]
 
 
-def by_default() -> Any:
-    """Work with zarr's default pipeline, in a with block."""
-    return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"})
-
-
 async def served(server: RangeServer, values: Any = VALUES, **layout: Any) -> AsyncArray[Any]:
-    """Write `values` with zarr's default pipeline to where the server serves, and open them over HTTP."""
-    with by_default():
-        zarr.create_array(server.root / "a", data=values, **layout)
-    store = HTTPStore.from_url(f"{server.url}/a", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r+")
-    server.reset_counts()
-    return array
+    """Serve `values`, to be written over HTTP."""
+    return await remote.served(server, values, mode="r+", **layout)
 
 
 def assert_stored(server: RangeServer, expected: Any) -> None:
     """Read the files with zarr's default pipeline."""
-    with by_default():
-        array = zarr.open_array(server.root / "a", mode="r")
-        np.testing.assert_array_equal(array[:], expected)
+    np.testing.assert_array_equal(oracle.opened(LocalStore(server.root / "a"), oracle.DEFAULT)[:], expected)
 
 
 def asked(server: RangeServer) -> list[tuple[str, str]]:
@@ -139,9 +127,10 @@ async def test_gathered_writes_to_one_chunk_lose_nothing(range_server: RangeServ
 async def test_gathered_writes_through_two_stores_to_one_chunk_lose_nothing(
     range_server: RangeServer, layout: dict[str, Any]
 ) -> None:
-    arrays = [await served(range_server, **layout)]
-    store = HTTPStore.from_url(f"{range_server.url}/a", client_options={"allow_http": True, "user_agent": "another"})
-    arrays.append(await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r+"))
+    arrays = [
+        await served(range_server, **layout),
+        await remote.opened(range_server, mode="r+", user_agent="another"),
+    ]
     expected = VALUES.copy()
     writes = []
     for at in range(0, 256, 4):
@@ -194,7 +183,7 @@ async def test_partial_write_to_a_damaged_chunk_is_an_error_and_puts_nothing(
 
 
 async def test_write_counts_bytes_and_chunks(range_server: RangeServer, native: ModuleType) -> None:
-    array = await served(range_server, chunks=(256,), compressors=None)
+    array = await served(range_server, chunks=(256,))
     before = native.stats()
     await array.setitem(slice(None), VALUES + 1)
     after = native.stats()
@@ -203,9 +192,7 @@ async def test_write_counts_bytes_and_chunks(range_server: RangeServer, native: 
 
 
 async def test_read_only_store_is_not_written(range_server: RangeServer) -> None:
-    await served(range_server, chunks=(256,))
-    store = HTTPStore.from_url(f"{range_server.url}/a", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store, read_only=True), mode="r")
+    array = await remote.served(range_server, VALUES, chunks=(256,))
     with pytest.raises(ValueError, match="read-only"):
         await array.setitem(slice(0, 10), 1)
     assert "PUT" not in range_server.stats()["methods"]

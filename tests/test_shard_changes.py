@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import oracle
 import pytest
 import zarr
-import zarr.api.asynchronous
-from obstore.store import HTTPStore
 from zarr.codecs import ZstdCodec
-from zarr.storage import ObjectStore
+from zarr.storage import LocalStore
 
+from support.remote import opened, ranges, stored
 from support.servers import RangeServer, Rule
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from zarr import AsyncArray
 
-# Our pipeline is on, and nothing may fall back.
-pytestmark = pytest.mark.usefixtures("native")
+# Our pipeline is on, nothing may fall back, and an index is asked for by itself.
+pytestmark = pytest.mark.usefixtures("native", "byte_ranges")
 
 SHAPE = 1024
 OLD, NEW, FILL = 1, 2, 9
@@ -30,35 +29,20 @@ OLD, NEW, FILL = 1, 2, 9
 SCATTERED = slice(0, None, 256)
 INDEX_NBYTES = 260
 INDEX = f"bytes=-{INDEX_NBYTES}"
+WEAK = Rule(action="weak_etag")
 
 
-@pytest.fixture(autouse=True)
-def _byte_ranges() -> None:
-    """Merge adjacent byte ranges only, so that the shards of these tests are not small ones."""
-    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
-
-
-def stored(path: Path, value: int, **layout: Any) -> str:
-    """Write an array of one shard, all of it `value`, with zarr's default pipeline; return the shard's file."""
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        values = np.full(SHAPE, value, "uint16")
-        options = {"chunks": (64,), "shards": (SHAPE,), "compressors": None, "fill_value": FILL, **layout}
-        zarr.create_array(path, data=values, **options)
+def sharded(path: Path, value: int, **layout: Any) -> str:
+    """Write an array of one shard, all of it `value`; return the shard's file."""
+    stored(path, np.full(SHAPE, value, "uint16"), **{"chunks": (64,), "shards": (SHAPE,), "fill_value": FILL, **layout})
     return str(path / "c/0")
 
 
-async def opened(server: RangeServer) -> AsyncArray[Any]:
-    """Open the served array over HTTP; the server's counts begin again."""
-    store = HTTPStore.from_url(f"{server.url}/a", client_options={"allow_http": True})
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r")
-    server.reset_counts()
-    return array
-
-
-def put(source: str, shard: str) -> None:
-    """Replace a shard at once, as a client of the server would."""
+def put(source: str | None, shard: str) -> None:
+    """Replace a shard at once, as a client of the server would, or delete it."""
     Path(shard).unlink()
-    Path(shard).hardlink_to(source)
+    if source is not None:
+        Path(shard).hardlink_to(source)
 
 
 def replacing(server: RangeServer, nth: int, source: str | None, *others: Rule) -> None:
@@ -77,23 +61,22 @@ def the_one_value(got: Any) -> int:
 async def test_shard_replaced_between_index_and_data_is_read_anew(
     range_server: RangeServer, native: ModuleType, tmp_path: Path, layout: dict[str, Any]
 ) -> None:
-    stored(range_server.root / "a", OLD, **layout)
-    new = stored(tmp_path / "new", NEW, **layout)
+    sharded(range_server.root / "a", OLD, **layout)
+    new = sharded(tmp_path / "new", NEW, **layout)
     array = await opened(range_server)
     replans = native.stats()["replans"]
     replacing(range_server, 1, new)
     assert the_one_value(await array.getitem(SCATTERED)) == NEW
     assert native.stats()["replans"] == replans + 1
-    log = range_server.log()
-    assert [logged["range"] for logged in log].count(INDEX) == 2
-    assert [logged["status"] for logged in log if logged["if_match"]].count(412) == 4
+    assert ranges(range_server).count(INDEX) == 2
+    assert [logged["status"] for logged in range_server.log() if logged["if_match"]].count(412) == 4
     assert range_server.stats()["requests"] == 2 + 4 + 4
 
 
 async def test_shard_deleted_between_index_and_data_reads_as_fill_value(
     range_server: RangeServer, native: ModuleType
 ) -> None:
-    stored(range_server.root / "a", OLD)
+    sharded(range_server.root / "a", OLD)
     array = await opened(range_server)
     missing = native.stats()["chunks_missing"]
     replacing(range_server, 1, None)
@@ -106,8 +89,8 @@ async def test_shard_deleted_between_index_and_data_reads_as_fill_value(
 async def test_shard_changed_between_two_data_requests_is_of_one_state(
     range_server: RangeServer, tmp_path: Path, nth: int, source: str | None
 ) -> None:
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW) if source else None
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW) if source else None
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 1})
     array = await opened(range_server)
     replacing(range_server, nth, new)
@@ -120,8 +103,8 @@ async def test_shard_changed_between_two_data_requests_is_of_one_state(
 async def test_shard_changed_under_requests_at_once_is_of_one_state(
     range_server: RangeServer, tmp_path: Path, released: int
 ) -> None:
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW)
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)
     range_server.hold()
     reading = asyncio.create_task(array.getitem(SCATTERED))
@@ -136,8 +119,8 @@ async def test_shard_changed_under_requests_at_once_is_of_one_state(
 
 
 async def test_shard_replaced_twice_is_of_the_last_state(range_server: RangeServer, tmp_path: Path) -> None:
-    stored(range_server.root / "a", OLD)
-    new, newest = stored(tmp_path / "new", NEW), stored(tmp_path / "newest", 3)
+    sharded(range_server.root / "a", OLD)
+    new, newest = sharded(tmp_path / "new", NEW), sharded(tmp_path / "newest", 3)
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 1})
     array = await opened(range_server)
     replacing(range_server, 2, new, Rule(action="replace", path="c/0$", nth=7, source=newest))
@@ -147,8 +130,8 @@ async def test_shard_replaced_twice_is_of_the_last_state(range_server: RangeServ
 async def test_shard_replaced_again_and_again_is_an_error_and_not_a_mix(
     range_server: RangeServer, native: ModuleType, tmp_path: Path
 ) -> None:
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW)
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)
     range_server.config(rules=[Rule(action="replace", path="c/0$", source=new)])
     with pytest.raises(native.exceptions.StoreConflictError, match="c/0") as raised:
@@ -158,19 +141,19 @@ async def test_shard_replaced_again_and_again_is_an_error_and_not_a_mix(
 
 
 async def test_stale_cached_index_is_noticed(range_server: RangeServer, tmp_path: Path) -> None:
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW)
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)
     assert the_one_value(await array.getitem(SCATTERED)) == OLD
     replacing(range_server, 1, new)
     range_server.reset_counts()
     # Answered with the old shard, whose index was known, but for the requests after the replacement.
     assert the_one_value(await array.getitem(SCATTERED)) == NEW
-    assert INDEX in [logged["range"] for logged in range_server.log()]
+    assert INDEX in ranges(range_server)
 
 
 async def test_stale_cached_index_of_a_deleted_shard_is_noticed(range_server: RangeServer) -> None:
-    stored(range_server.root / "a", OLD)
+    sharded(range_server.root / "a", OLD)
     array = await opened(range_server)
     assert the_one_value(await array.getitem(SCATTERED)) == OLD
     (range_server.root / "a/c/0").unlink()
@@ -180,12 +163,9 @@ async def test_stale_cached_index_of_a_deleted_shard_is_noticed(range_server: Ra
 async def test_stale_cached_index_without_the_wanted_subchunks_is_noticed(
     range_server: RangeServer, tmp_path: Path
 ) -> None:
-    shard = stored(range_server.root / "a", OLD)
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        array = zarr.open_array(range_server.root / "a")
-        assert isinstance(array, zarr.Array)
-        array[:512] = FILL
-    new = stored(tmp_path / "new", NEW)
+    shard = sharded(range_server.root / "a", OLD)
+    oracle.opened(LocalStore(range_server.root / "a"), oracle.DEFAULT)[:512] = FILL
+    new = sharded(tmp_path / "new", NEW)
     remote = await opened(range_server)
     assert the_one_value(await remote.getitem(slice(512, 600))) == OLD
     assert the_one_value(await remote.getitem(slice(0, 100))) == FILL
@@ -194,14 +174,14 @@ async def test_stale_cached_index_without_the_wanted_subchunks_is_noticed(
 
 
 async def test_index_without_etag_is_not_cached(range_server: RangeServer, native: ModuleType) -> None:
-    stored(range_server.root / "a", OLD)
+    sharded(range_server.root / "a", OLD)
     array = await opened(range_server)
     range_server.config(rules=[Rule(action="no_etag")])
     hits = native.stats()["shard_index_hits"]
     for _ in range(2):
         range_server.reset_counts()
         assert the_one_value(await array.getitem(slice(0, 64))) == OLD
-        assert [logged["range"] for logged in range_server.log()] == [INDEX, None]
+        assert ranges(range_server) == [INDEX, None]
     assert native.stats()["shard_index_hits"] == hits
 
 
@@ -210,20 +190,60 @@ async def test_index_without_etag_is_not_cached(range_server: RangeServer, nativ
 async def test_shard_without_etag_is_of_one_state_too(
     range_server: RangeServer, tmp_path: Path, nth: int, source: str | None
 ) -> None:
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW) if source else None
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW) if source else None
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 1})
     array = await opened(range_server)
     replacing(range_server, nth, new, Rule(action="no_etag"))
     assert the_one_value(await array.getitem(SCATTERED)) in {OLD, NEW if source else FILL}
 
 
+@pytest.mark.parametrize("source", ["new", None])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+async def test_shard_with_weak_etag_is_of_one_state_too(
+    range_server: RangeServer, tmp_path: Path, nth: int, source: str | None
+) -> None:
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW) if source else None
+    zarr.config.set({"codec_pipeline.request_concurrent_maximum": 1})
+    array = await opened(range_server)
+    replacing(range_server, nth, new, WEAK)
+    expected = OLD if nth == 5 else NEW if source else FILL
+    assert the_one_value(await array.getitem(SCATTERED)) == expected
+    # No server may hold a weak tag to be matched.
+    assert {logged["if_match"] for logged in range_server.log()} == {None}
+
+
+async def test_index_with_weak_etag_is_cached(range_server: RangeServer) -> None:
+    sharded(range_server.root / "a", OLD)
+    array = await opened(range_server)
+    range_server.config(rules=[WEAK])
+    for _ in range(2):
+        assert the_one_value(await array.getitem(slice(0, 64))) == OLD
+    assert ranges(range_server) == [INDEX, "bytes=0-127", "bytes=0-127"]
+
+
+@pytest.mark.parametrize("source", ["new", None])
+async def test_stale_cached_index_with_weak_etag_is_noticed(
+    range_server: RangeServer, native: ModuleType, tmp_path: Path, source: str | None
+) -> None:
+    shard = sharded(range_server.root / "a", OLD)
+    array = await opened(range_server)
+    range_server.config(rules=[WEAK])
+    assert the_one_value(await array.getitem(SCATTERED)) == OLD
+    replans = native.stats()["replans"]
+    put(sharded(tmp_path / "new", NEW) if source else None, shard)
+    assert the_one_value(await array.getitem(SCATTERED)) == (NEW if source else FILL)
+    assert native.stats()["replans"] == replans + 1
+    assert {logged["if_match"] for logged in range_server.log()} == {None}
+
+
 async def test_shard_replaced_between_its_length_and_its_index_is_read_anew(
     range_server: RangeServer, tmp_path: Path
 ) -> None:
     # A server without suffixes is asked for the length first; the new shard has another one.
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW)
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
     content = (tmp_path / "new/c/0").read_bytes()
     (tmp_path / "new/c/0").write_bytes(content[:-INDEX_NBYTES] + bytes(64) + content[-INDEX_NBYTES:])
     array = await opened(range_server)
@@ -234,8 +254,8 @@ async def test_shard_replaced_between_its_length_and_its_index_is_read_anew(
 async def test_shards_replaced_under_gathered_reads_are_each_of_one_state(
     range_server: RangeServer, tmp_path: Path
 ) -> None:
-    stored(range_server.root / "a", OLD)
-    new = stored(tmp_path / "new", NEW)
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)
     replacing(range_server, 3, new)
     got = await asyncio.gather(*(array.getitem(SCATTERED) for _ in range(8)))

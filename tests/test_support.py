@@ -319,10 +319,15 @@ def test_rule_stall_sends_so_much_and_no_more(server: RangeServer) -> None:
     assert server.wait(aborted=1)["in_flight"] == 0
 
 
-def test_rules_on_headers_ignore_ranges_refuse_suffixes_and_hide_etags(server: RangeServer) -> None:
+def test_rules_on_headers_ignore_ranges_refuse_suffixes_and_hide_or_weaken_etags(server: RangeServer) -> None:
+    etag = ask(server, "small").headers["ETag"]
     server.config(rules=[Rule(action="ignore_range", method="GET"), Rule(action="no_etag")])
     answer = ask(server, "small", Range="bytes=0-9")
     assert (answer.status, answer.body, answer.headers["ETag"]) == (200, CONTENT, None)
+    server.config(rules=[Rule(action="weak_etag")])
+    assert ask(server, "small").headers["ETag"] == f"W/{etag}"
+    assert ask(server, "small", If_Match=f"W/{etag}").status == 412
+    assert "ETag" not in ask(server, "absent").headers
     server.config(rules=[Rule(action="refuse_suffix", status=400)])
     assert ask(server, "small", Range="bytes=-9").status == 400
     assert ask(server, "small", Range="bytes=0-9").status == 206

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
-import zarr.api.asynchronous
-from obstore.store import HTTPStore
-from zarr.storage import ObjectStore, StorePath
+from zarr.storage import StorePath
 
+from support import remote
 from support.servers import RangeServer, Rule
 
 if TYPE_CHECKING:
@@ -32,34 +31,21 @@ H2 = {"allow_invalid_certificates": True, "http2_only": True}
 
 
 def stored(server: RangeServer, values: Any = VALUES, **layout: Any) -> None:
-    """Write `values` with zarr's default pipeline to where the server serves."""
-    with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
-        zarr.create_array(server.root / "a", data=values, **{"chunks": (64,), "compressors": None, **layout})
+    """Write `values` to where the server serves."""
+    remote.stored(server.root / "a", values, **{"chunks": (64,), **layout})
 
 
 async def opened(
-    server: RangeServer,
-    *,
-    url: str | None = None,
-    mode: Any = "r",
-    pause_ms: float = 1.0,
-    retries: int = TRIES - 1,
-    **client_options: Any,
+    server: RangeServer, *, pause_ms: float = 1.0, retries: int = TRIES - 1, **options: Any
 ) -> AsyncArray[Any]:
-    """Open the array over HTTP, with pauses between retries of about `pause_ms`; the server's counts begin again."""
+    """Open the array over HTTP, with pauses between retries of about `pause_ms`."""
     pause = timedelta(milliseconds=pause_ms)
-    store = HTTPStore.from_url(
-        f"{url or server.url}/a",
-        client_options=cast("Any", {"allow_http": True, **client_options}),
-        retry_config={
-            "max_retries": retries,
-            "retry_timeout": timedelta(seconds=60),
-            "backoff": {"init_backoff": pause, "max_backoff": pause, "base": 2.0},
-        },
-    )
-    array = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode=mode)
-    server.reset_counts()
-    return array
+    retry_config = {
+        "max_retries": retries,
+        "retry_timeout": timedelta(seconds=60),
+        "backoff": {"init_backoff": pause, "max_backoff": pause, "base": 2.0},
+    }
+    return await remote.opened(server, retry_config=retry_config, **options)
 
 
 @pytest.mark.parametrize(
@@ -407,9 +393,6 @@ async def test_unknown_certificate_is_refused(h2_server: RangeServer, native: Mo
 async def reopened(server: RangeServer, **client_options: Any) -> AsyncArray[Any]:
     """Open over TLS the array whose metadata came without: obstore's own client need not get on with the server."""
     array = await opened(server)
-    store = HTTPStore.from_url(
-        f"{server.h2_url}/a",
-        client_options=cast("Any", client_options),
-        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=10)},
-    )
-    return zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(ObjectStore(store, read_only=True)))
+    retry_config = {"max_retries": 0, "retry_timeout": timedelta(seconds=10)}
+    store = remote.http_store(f"{server.h2_url}/a", retry_config, **client_options)
+    return zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(store))

@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from .files import Directory
     from .message import Request
 
-Action = Literal["delay", "status", "reset", "truncate", "stall", "ignore_range", "refuse_suffix", "no_etag", "replace"]
+Action = Literal[
+    "delay",
+    "status",
+    "reset",
+    "truncate",
+    "stall",
+    "ignore_range",
+    "refuse_suffix",
+    "no_etag",
+    "weak_etag",
+    "replace",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +42,7 @@ class Rule:
         - ``ignore_range``: answer 200 with the whole object;
         - ``refuse_suffix``: answer ``bytes=-n`` with `status`; matches suffix ranges only;
         - ``no_etag``: leave the ETag out;
+        - ``weak_etag``: make the ETag a weak one, which no If-Match is true of;
         - ``replace``: answer, then put the file `source` in the object's place, or delete the object.
     path
         Regular expression, searched for in the path (no leading slash).
@@ -117,4 +129,6 @@ def spoiled_answer(request: Request, struck: dict[Action, Rule], directory: Dire
     response = answer(request, directory)
     if "no_etag" in struck:
         response.headers.pop("ETag", None)
+    if "weak_etag" in struck and "ETag" in response.headers:
+        response.headers["ETag"] = f"W/{response.headers['ETag']}"
     return response

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::select_ok;
 use object_store::path::Path;
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
@@ -109,7 +110,7 @@ impl RemoteStore {
     ) -> Result<Get, Error> {
         let path = self.path(key)?;
         let (part, expected) = match part {
-            Part::Suffix(len) if !self.suffixes.load(Ordering::Relaxed) => {
+            Part::Suffix(len) if !self.takes_suffixes() => {
                 match self.last_bytes(key, &path, *len).await? {
                     Some((range, validator)) => (Part::Range(range), validator),
                     None => return Ok(Get::Missing),
@@ -150,8 +151,7 @@ impl RemoteStore {
         let Some((hedge, patience)) = hedge.zip(patience) else {
             return request().await;
         };
-        let first = request();
-        tokio::pin!(first);
+        let mut first = Box::pin(request());
         if let Ok(outcome) = tokio::time::timeout(patience, &mut first).await {
             return outcome;
         }
@@ -160,11 +160,9 @@ impl RemoteStore {
             return first.await;
         };
         self.stats.hedges.add(1);
-        // Whichever ends first; the other is closed when it is dropped.
-        tokio::select! {
-            outcome = first => outcome,
-            outcome = request() => outcome,
-        }
+        // Whichever succeeds first; the other is closed when it is dropped.
+        let (done, _other) = select_ok([first, Box::pin(request())]).await?;
+        Ok(done)
     }
 
     async fn get_once(
@@ -348,6 +346,11 @@ impl RemoteStore {
         })
         .await
         .map_err(|failure| failure.error)
+    }
+
+    /// Whether the last bytes of an object can be asked for without its length, as far as is known.
+    pub(crate) fn takes_suffixes(&self) -> bool {
+        self.suffixes.load(Ordering::Relaxed)
     }
 
     /// Whether a put may depend on what is stored.
