@@ -13,8 +13,6 @@ from zarr.core.config import config
 from zarrs_async.exceptions import ConfigError
 
 _MIB = 1 << 20
-_REQUESTS = 128
-"""Requests in flight where nothing is set: what hides 100 ms of latency at a gigabit of 100 KiB chunks."""
 _MOST_MEMORY = 1024 * _MIB
 _INDEX_CACHE = 64 * _MIB
 
@@ -27,8 +25,8 @@ class Options:
     ----------
     threads : int
         Threads that decode and encode.
-    requests : int
-        Requests in flight at most, process-wide.
+    requests : int or None
+        Requests in flight at most, process-wide; None for as many as the latency of the stores asks for.
     memory_bytes : int
         Bytes of encoded and decoded chunks in memory at most, process-wide.
     shard_index_cache_bytes : int
@@ -52,7 +50,7 @@ class Options:
     """
 
     threads: int
-    requests: int
+    requests: int | None
     memory_bytes: int
     shard_index_cache_bytes: int
     chunk_concurrent_maximum: int | None
@@ -75,7 +73,7 @@ class Options:
         workers = _count("threading.max_workers")
         return cls(
             threads=workers or usable_cpus(),
-            requests=_count("codec_pipeline.request_concurrent_maximum") or _REQUESTS,
+            requests=_count("codec_pipeline.request_concurrent_maximum") or None,
             memory_bytes=_count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes(),
             shard_index_cache_bytes=_count("codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE),
             chunk_concurrent_maximum=_count("codec_pipeline.chunk_concurrent_maximum") or None,

@@ -73,15 +73,19 @@ class Explanation:
 
     def __str__(self) -> str:
         if self.fallback is not None:
-            return f"{self.pipeline} reads {self.chunks} chunks: {self.fallback}"
+            return f"{self.pipeline} reads {_counted(self.chunks, 'chunk')}: {self.fallback}"
         least = "" if self.exact else "at least "
         size = "" if self.bytes is None else f", {self.bytes:,} bytes"
         return (
-            f"{self.pipeline} reads {self.chunks} chunks ({self.layout}; {self.store} store) in "
-            f"{least}{self.units} units with {least}{self.requests} requests{size} and "
-            f"{self.round_trips} round trips; shard indexes: {self.index_hits} cached, "
+            f"{self.pipeline} reads {_counted(self.chunks, 'chunk')} ({self.layout}; {self.store} store) in "
+            f"{least}{_counted(self.units, 'unit')} with {least}{_counted(self.requests, 'request')}{size} and "
+            f"{_counted(self.round_trips, 'round trip')}; shard indexes: {self.index_hits} cached, "
             f"{self.index_misses} to fetch"
         )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def explain(

@@ -119,15 +119,15 @@ class Reply:
     def failed(self, error: BaseException) -> None:
         """Give an exception for an answer."""
 
-def configure(threads: int, requests: int, memory_bytes: int, shard_index_cache_bytes: int) -> None:
+def configure(threads: int, requests: int | None, memory_bytes: int, shard_index_cache_bytes: int) -> None:
     """Set the process-wide bounds.
 
     Parameters
     ----------
     threads : int
         Threads that decode and encode.
-    requests : int
-        Requests in flight at most.
+    requests : int or None
+        Requests in flight at most; None for as many as the latency of the stores asks for.
     memory_bytes : int
         Bytes of encoded and decoded data in memory at most.
     shard_index_cache_bytes : int

@@ -1,6 +1,6 @@
 //! Admission: the process-wide bounds and the permits drawn from them. Sole owner of semaphores.
 //!
-//! A unit takes what it needs in one order, always: chunk, bytes, request, CPU. Nothing takes
+//! A unit takes what it needs in one order, always: chunk, local slot, bytes, request, CPU. Nothing takes
 //! bytes while it holds bytes, or a request while it holds one, and who holds a request or the CPU waits
 //! for nothing before it; so no two units can wait for each other. A write takes its request twice, for
 //! the get and for the put, and gives it back in between. The queues are first
@@ -18,6 +18,8 @@ use parking_lot::Mutex;
 )]
 use tokio::sync::Semaphore;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use crate::pace::Pace;
 
 /// Bytes of one permit of the byte budget: permits are counted in 32 bits.
 const GRAIN: u64 = 1024;
@@ -141,7 +143,9 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub(crate) struct Admission {
     bytes: Arc<Bound>,
-    pub(crate) requests: Arc<Bound>,
+    pub(crate) pace: Arc<Pace>,
+    /// Local units that hold bytes: few, since only those that run use them.
+    local: Arc<Bound>,
     cpu: Arc<Bound>,
 }
 
@@ -149,6 +153,7 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Permits {
     _chunk: Option<Permit>,
+    _local: Option<Permit>,
     _bytes: Permit,
     request: Option<Permit>,
 }
@@ -161,45 +166,49 @@ pub(crate) struct CpuPermit {
 }
 
 impl Admission {
-    pub(crate) fn new(bytes: u64, requests: usize, threads: usize) -> Self {
+    pub(crate) fn new(bytes: u64, requests: Option<usize>, threads: usize) -> Self {
         Self {
             bytes: Bound::new(grains(bytes)),
-            requests: Bound::new(requests),
+            pace: Pace::new(requests),
+            local: Bound::new(local_permits(threads)),
             cpu: Bound::new(cpu_permits(threads)),
         }
     }
 
-    pub(crate) fn resize(&self, bytes: u64, requests: usize, threads: usize) {
+    pub(crate) fn resize(&self, bytes: u64, requests: Option<usize>, threads: usize) {
         self.bytes.resize(grains(bytes));
-        self.requests.resize(requests);
+        self.pace.set(requests);
+        self.local.resize(local_permits(threads));
         self.cpu.resize(cpu_permits(threads));
+    }
+
+    pub(crate) fn requests(&self) -> &Arc<Bound> {
+        self.pace.bound()
     }
 
     pub(crate) fn byte_budget(&self) -> u64 {
         self.bytes.size() as u64 * GRAIN
     }
 
-    /// Waits for the right to hold `bytes` in memory and, if `request`, to have one more in flight.
-    pub(crate) async fn admit(
-        &self,
-        chunks: Option<&Arc<Bound>>,
-        bytes: u64,
-        request: bool,
-    ) -> Permits {
-        let chunk = match chunks {
-            Some(chunks) => Some(chunks.take(1).await),
-            None => None,
-        };
+    /// Waits for the right to hold `bytes` in memory and to have one more request in flight.
+    pub(crate) async fn admit(&self, chunks: Option<&Arc<Bound>>, bytes: u64) -> Permits {
+        let chunk = take_chunk(chunks).await;
         let bytes = self.bytes.take(grains(bytes)).await;
-        let request = if request {
-            Some(self.requests.take(1).await)
-        } else {
-            None
-        };
         Permits {
             _chunk: chunk,
+            _local: None,
             _bytes: bytes,
-            request,
+            request: Some(self.requests().take(1).await),
+        }
+    }
+
+    /// Waits for the right of a local unit to hold `bytes` in memory.
+    pub(crate) async fn admit_local(&self, chunks: Option<&Arc<Bound>>, bytes: u64) -> Permits {
+        Permits {
+            _chunk: take_chunk(chunks).await,
+            _local: Some(self.local.take(1).await),
+            _bytes: self.bytes.take(grains(bytes)).await,
+            request: None,
         }
     }
 
@@ -226,8 +235,20 @@ impl Permits {
 
     /// Waits for a request once more; whoever holds a request waits for nothing that we hold.
     pub(crate) async fn take_request(&mut self, admission: &Admission) {
-        self.request = Some(admission.requests.take(1).await);
+        self.request = Some(admission.requests().take(1).await);
     }
+}
+
+async fn take_chunk(chunks: Option<&Arc<Bound>>) -> Option<Permit> {
+    match chunks {
+        Some(chunks) => Some(chunks.take(1).await),
+        None => None,
+    }
+}
+
+/// As many again wait for a CPU as run.
+const fn local_permits(threads: usize) -> usize {
+    2 * cpu_permits(threads)
 }
 
 /// One more than threads, so that none is idle while the next job is on its way.
@@ -289,6 +310,23 @@ mod tests {
         }
         drop(held);
         assert_eq!(1, bound.free());
+    }
+
+    #[tokio::test]
+    async fn local_units_that_wait_leave_bytes_to_others() {
+        let admission = Admission::new(64 * GRAIN, None, 1);
+        let mut held = Vec::new();
+        for _ in 0..local_permits(1) {
+            held.push(admission.admit_local(None, GRAIN).await);
+        }
+        let next = admission.admit_local(None, GRAIN);
+        tokio::pin!(next);
+        assert!(poll!(&mut next).is_pending());
+        let remote = admission.admit(None, GRAIN);
+        tokio::pin!(remote);
+        assert!(poll!(&mut remote).is_ready());
+        held.pop();
+        assert!(poll!(&mut next).is_ready());
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::locks::KeyLocks;
 use crate::pool::Pool;
 use crate::stats::Stats;
 use crate::store::{
-    Condition, Fetched, Get, Hedge, Part, Put, Registry, RemoteConfig, RemoteStore, Store,
+    Condition, Door, Fetched, Get, Hedge, Part, Put, Registry, RemoteConfig, RemoteStore, Store,
     Validator,
 };
 
@@ -24,8 +24,8 @@ use crate::store::{
 pub struct Limits {
     /// Threads that decode and encode.
     pub threads: usize,
-    /// Requests in flight at most.
-    pub requests: usize,
+    /// Requests in flight at most; `None` for as many as the latency of the stores asks for.
+    pub requests: Option<usize>,
     /// Bytes of encoded and decoded data in memory at most, besides the callers' own arrays.
     pub memory_bytes: u64,
     /// Bytes of decoded shard indexes kept at most.
@@ -43,6 +43,7 @@ pub struct Engine {
     pub(crate) locks: Arc<KeyLocks>,
     pool: RwLock<Arc<Pool>>,
     stores: Registry,
+    door: Door,
 }
 
 impl Engine {
@@ -51,9 +52,12 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] when its threads cannot be started.
     pub fn new(limits: Limits) -> Result<Arc<Self>, Error> {
+        let stats = Arc::default();
+        let admission = Admission::new(limits.memory_bytes, limits.requests, limits.threads);
         Ok(Arc::new(Self {
-            stats: Arc::default(),
-            admission: Admission::new(limits.memory_bytes, limits.requests, limits.threads),
+            door: Door::new(&stats, &admission.pace),
+            stats,
+            admission,
             flights: Arc::default(),
             indexes: IndexCache::new(limits.shard_index_cache_bytes),
             loads: Loads::default(),
@@ -89,7 +93,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Unsupported`] for a setting that is not known, [`Error::Invalid`] for a wrong value.
     pub fn remote(&self, config: &RemoteConfig) -> Result<Arc<RemoteStore>, Error> {
-        self.stores.open(config, &self.stats)
+        self.stores.open(config, &self.door)
     }
 
     pub(crate) fn pool(&self) -> Arc<Pool> {
@@ -121,7 +125,7 @@ impl Engine {
     ) -> Result<Get, Error> {
         match &array.store {
             Store::Remote(store) => {
-                let requests = &self.admission.requests;
+                let requests = self.admission.requests();
                 let factor = array.settings.hedge_factor;
                 let hedge = factor.map(|factor| Hedge { factor, requests });
                 store.get(key, part, expected, most, hedge).await

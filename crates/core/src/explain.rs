@@ -1,8 +1,8 @@
 //! What a read would do, told without doing it.
 //!
 //! The plan is made by the same decisions that a read makes: by which road each chunk goes, and how the
-//! byte ranges of a shard are merged. Where a shard's index is not cached, the ranges cannot be known;
-//! the plan then counts the index and one request for the data, and says that it is not exact.
+//! byte ranges of a shard are merged. Where a shard's index is not cached, its ranges cannot be known, nor
+//! whether there are any; the plan then counts the index alone, and says that it is not exact.
 
 use crate::batch::Batch;
 use crate::coalesce::coalesce;
@@ -10,7 +10,8 @@ use crate::engine::Engine;
 use crate::layout::Layout;
 use crate::read::{JOB_BYTES, Road, road};
 use crate::read_shard::split;
-use crate::shard::Sharding;
+use crate::shard::{IndexLocation, Sharding};
+use crate::store::Store;
 
 /// What a read would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,20 +84,30 @@ impl Engine {
     ) {
         let id = batch.array.object(&item.key);
         let Some(located) = self.indexes.get(&id, item.spec.fingerprint) else {
+            let trips = index_trips(batch, sharding);
             plan.index_misses += 1;
-            plan.units += 1;
-            plan.requests += 2;
-            plan.round_trips = plan.round_trips.max(2);
+            plan.requests += trips;
+            plan.round_trips = plan.round_trips.max(trips + 1);
             plan.bytes = None;
             plan.exact = false;
             return;
         };
         plan.index_hits += 1;
         let (present, _) = split(sharding, &item.spec.chunk, &located, &item.selection);
+        if present.is_empty() {
+            // No request for data would notice that the index is stale, so it is fetched again.
+            let trips = index_trips(batch, sharding);
+            plan.index_misses += 1;
+            plan.requests += trips;
+            plan.round_trips = plan.round_trips.max(trips);
+            let nbytes = sharding.index_size(&item.spec.chunk);
+            plan.bytes = plan.bytes.map(|bytes| bytes + nbytes);
+            return;
+        }
         let ranges: Vec<_> = present.into_iter().map(|(range, _)| range).collect();
         let groups = coalesce(&ranges, batch.coalesce_gap, batch.coalesce_max);
         plan.units += groups.len();
-        plan.requests += groups.len().max(1);
+        plan.requests += groups.len();
         plan.round_trips = plan.round_trips.max(1);
         let bytes: u64 = groups
             .iter()
@@ -104,4 +115,11 @@ impl Engine {
             .sum();
         plan.bytes = plan.bytes.map(|all| all + bytes);
     }
+}
+
+/// Requests that bring a shard index, one after the other.
+fn index_trips(batch: &Batch, sharding: &Sharding) -> usize {
+    let asks_length = sharding.location == IndexLocation::End
+        && matches!(&batch.array.store, Store::Remote(store) if !store.takes_suffixes());
+    1 + usize::from(asks_length)
 }

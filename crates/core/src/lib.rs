@@ -32,6 +32,7 @@ mod local_read;
 mod locate;
 mod locks;
 mod out;
+mod pace;
 mod place;
 mod pool;
 mod read;

@@ -72,7 +72,8 @@ fn index(
     let id = flight.array.object(&flight.key);
     let fingerprint = flight.spec.fingerprint;
     if let Some(located) = engine.indexes.get(&id, fingerprint)
-        && located.validator.as_ref() == Some(opened.validator())
+        && opened.validator().is_some()
+        && located.validator.as_ref() == opened.validator()
     {
         work.stats.shard_index_hits.add(1);
         return Ok(located.index);
@@ -98,10 +99,9 @@ fn index(
         size,
         work.options,
     )?);
-    let validator = Some(opened.validator().clone());
     let located = Located {
         index: Arc::clone(&index),
-        validator,
+        validator: opened.validator().cloned(),
     };
     engine.indexes.keep(id, fingerprint, &located);
     Ok(index)

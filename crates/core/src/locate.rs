@@ -108,10 +108,7 @@ impl Engine {
         admitted: Option<oneshot::Sender<()>>,
     ) -> Result<Option<Located>, Error> {
         let nbytes = sharding.index_size(&spec.chunk);
-        let permits = self
-            .admission
-            .admit(array.chunks.as_ref(), nbytes, true)
-            .await;
+        let permits = self.admission.admit(array.chunks.as_ref(), nbytes).await;
         // Nobody listens any more when the batch that asked is gone.
         admitted.map(|admitted| admitted.send(()));
         let part = match sharding.location {

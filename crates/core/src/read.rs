@@ -223,7 +223,7 @@ impl UnitRun {
         let permits = self
             .engine
             .admission
-            .admit(array.chunks.as_ref(), 2 * nbytes as u64, false)
+            .admit_local(array.chunks.as_ref(), 2 * nbytes as u64)
             .await;
         let cpu = self.engine.admission.cpu(&self.lane).await;
         // Nobody listens any more when the batch that asked is gone.
@@ -251,7 +251,7 @@ impl UnitRun {
         let mut permits = self
             .engine
             .admission
-            .admit(array.chunks.as_ref(), nbytes, true)
+            .admit(array.chunks.as_ref(), nbytes)
             .await;
         admitted.send(()).ok();
         let fetched = self

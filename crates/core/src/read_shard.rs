@@ -189,7 +189,7 @@ impl UnitRun {
         let subspec = flight.spec.chunk.with_shape(&sharding.chunk_shape);
         let nbytes = len + subspec.nbytes().unwrap_or(0) as u64;
         let chunks = flight.array.chunks.as_ref();
-        let mut permits = self.engine.admission.admit(chunks, nbytes, true).await;
+        let mut permits = self.engine.admission.admit(chunks, nbytes).await;
         // Nobody listens any more when the batch that asked is gone.
         admitted.send(()).ok();
         let part = Part::Range(range.clone());

@@ -154,7 +154,7 @@ impl Writer {
         let permits = self
             .engine
             .admission
-            .admit(array.chunks.as_ref(), nbytes, false)
+            .admit_local(array.chunks.as_ref(), nbytes)
             .await;
         let cpu = self.engine.admission.cpu(&self.lane).await;
         // Nobody listens any more when the batch is gone.
@@ -268,10 +268,7 @@ impl Writer {
     ) -> Result<Put, Error> {
         let (engine, array, item) = (&self.engine, &self.batch.array, &self.batch.items[slot]);
         let nbytes = 2 * item.spec.nbytes as u64;
-        let mut permits = engine
-            .admission
-            .admit(array.chunks.as_ref(), nbytes, true)
-            .await;
+        let mut permits = engine.admission.admit(array.chunks.as_ref(), nbytes).await;
         // Nobody listens any more when the batch is gone.
         admitted.take().map(|admitted| admitted.send(()));
         let whole = is_whole(item);
@@ -313,7 +310,7 @@ impl Writer {
         match after {
             Some(bytes) => {
                 let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_LANES))
-                    .map_while(|_| engine.admission.requests.try_take())
+                    .map_while(|_| engine.admission.requests().try_take())
                     .collect();
                 let lanes = 1 + extra.len();
                 engine

@@ -1,5 +1,6 @@
 //! What a process has one of: the runtime, the engine and the clerk; made late, and anew after a fork.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -15,8 +16,9 @@ use zarrs_async_core::{Engine, Limits};
 use crate::clerk::{self, Message};
 use crate::errors;
 
-/// Threads that wait for sockets; they never decode, so two serve hundreds of requests.
-const IO_THREADS: usize = 2;
+/// Threads that serve sockets, TLS included, and decode the smallest bodies: as many as there are CPUs, in
+/// these bounds.
+const IO_THREADS: RangeInclusive<usize> = 2..=8;
 /// How long the end of the interpreter waits for what is under way.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -62,7 +64,7 @@ impl Process {
     fn new(pid: u32, limits: Limits) -> PyResult<Self> {
         let engine = Engine::new(limits).map_err(|error| errors::raise(&error))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(IO_THREADS)
+            .worker_threads(cpus().clamp(*IO_THREADS.start(), *IO_THREADS.end()))
             .thread_name("zarrs-async-io")
             .enable_all()
             .build()?;
@@ -101,8 +103,8 @@ impl Drop for Process {
 /// ----------
 /// threads : int
 ///     Threads that decode and encode.
-/// requests : int
-///     Requests in flight at most.
+/// requests : int or None
+///     Requests in flight at most; None for as many as the latency of the stores asks for.
 /// memory_bytes : int
 ///     Bytes of encoded and decoded data in memory at most.
 /// shard_index_cache_bytes : int
@@ -111,7 +113,7 @@ impl Drop for Process {
 pub(crate) fn configure(
     py: Python<'_>,
     threads: usize,
-    requests: usize,
+    requests: Option<usize>,
     memory_bytes: u64,
     shard_index_cache_bytes: usize,
 ) -> PyResult<()> {
@@ -161,12 +163,15 @@ pub(crate) fn shutdown(py: Python<'_>) {
     });
 }
 
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Until the first pipeline says otherwise.
 fn default_limits() -> Limits {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     Limits {
-        threads,
-        requests: 128,
+        threads: cpus(),
+        requests: None,
         memory_bytes: 1 << 30,
         shard_index_cache_bytes: 64 << 20,
     }

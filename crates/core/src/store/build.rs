@@ -21,7 +21,6 @@ use super::RemoteStore;
 use super::door::Door;
 use super::hedge::Times;
 use crate::error::Error;
-use crate::stats::Stats;
 
 /// How long nothing may arrive before a request is given up, unless the store's options say otherwise.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -116,20 +115,20 @@ impl Registry {
     pub(crate) fn open(
         &self,
         config: &RemoteConfig,
-        stats: &Arc<Stats>,
+        door: &Door,
     ) -> Result<Arc<RemoteStore>, Error> {
         let mut stores = self.0.lock();
         if let Some(store) = stores.get(config) {
             return Ok(Arc::clone(store));
         }
-        let store = Arc::new(config.build(stats)?);
+        let store = Arc::new(config.build(door)?);
         stores.put(config.clone(), Arc::clone(&store));
         Ok(store)
     }
 }
 
 impl RemoteConfig {
-    fn build(&self, stats: &Arc<Stats>) -> Result<RemoteStore, Error> {
+    fn build(&self, door: &Door) -> Result<RemoteStore, Error> {
         let retry = self.retry();
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
@@ -139,34 +138,27 @@ impl RemoteConfig {
             && !disabled("conditional_put");
         let (location, base) = self.location();
         Ok(RemoteStore {
-            client: self.client(&retry, stats)?,
+            client: self.client(&retry, door)?,
             prefix: Path::parse(&self.prefix).map_err(invalid)?,
             name: self.name(),
             identity: hasher.finish(),
             location,
             base,
             retry,
-            stats: Arc::clone(stats),
+            stats: Arc::clone(&door.stats),
             times: Times::default(),
             suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
             conditions: AtomicBool::new(conditions),
         })
     }
 
-    fn client(
-        &self,
-        retry: &RetryConfig,
-        stats: &Arc<Stats>,
-    ) -> Result<Arc<dyn ObjectStore>, Error> {
+    fn client(&self, retry: &RetryConfig, door: &Door) -> Result<Arc<dyn ObjectStore>, Error> {
         // One attempt for each call: retries are `RemoteStore`'s.
         let once = RetryConfig {
             max_retries: 0,
             ..retry.clone()
         };
         let client_options = self.client_options()?;
-        let door = Door {
-            stats: Arc::clone(stats),
-        };
         macro_rules! cloud {
             ($builder:ty, $key:ty) => {{
                 let mut builder = <$builder>::new();
@@ -190,7 +182,7 @@ impl RemoteConfig {
                 let builder = builder
                     .with_client_options(client_options)
                     .with_retry(once)
-                    .with_http_connector(door);
+                    .with_http_connector(door.clone());
                 Ok(Arc::new(builder.build().map_err(invalid)?))
             }};
         }
@@ -203,7 +195,7 @@ impl RemoteConfig {
                     .with_url(&self.url)
                     .with_client_options(client_options)
                     .with_retry(once)
-                    .with_http_connector(door);
+                    .with_http_connector(door.clone());
                 Ok(Arc::new(builder.build().map_err(invalid)?))
             }
         }
@@ -338,6 +330,7 @@ fn without_secrets(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::Pace;
 
     fn config(kind: RemoteKind, options: &[(&str, &str)]) -> RemoteConfig {
         RemoteConfig {
@@ -357,23 +350,27 @@ mod tests {
         }
     }
 
+    fn door() -> Door {
+        Door::new(&Arc::default(), &Pace::new(None))
+    }
+
     #[test]
     fn equal_settings_share_one_store() {
-        let (registry, stats) = (Registry::default(), Arc::new(Stats::default()));
+        let (registry, door) = (Registry::default(), door());
         let http = config(RemoteKind::Http, &[]);
-        let one = registry.open(&http, &stats).unwrap();
-        let two = registry.open(&http.clone(), &stats).unwrap();
+        let one = registry.open(&http, &door).unwrap();
+        let two = registry.open(&http.clone(), &door).unwrap();
         assert!(Arc::ptr_eq(&one, &two));
         let other = RemoteConfig {
             prefix: "a".into(),
             ..http
         };
-        assert!(!Arc::ptr_eq(&one, &registry.open(&other, &stats).unwrap()));
+        assert!(!Arc::ptr_eq(&one, &registry.open(&other, &door).unwrap()));
     }
 
     #[test]
     fn one_object_has_one_name_whatever_the_store_begins_at() {
-        let stats = Arc::new(Stats::default());
+        let door = door();
         let store = |url: &str, prefix: &str| {
             let plain = config(RemoteKind::Http, &[]);
             let config = RemoteConfig {
@@ -381,7 +378,7 @@ mod tests {
                 prefix: prefix.into(),
                 ..plain
             };
-            config.build(&stats).unwrap()
+            config.build(&door).unwrap()
         };
         let root = store("http://localhost:1", "");
         for (other, key) in [
@@ -406,9 +403,9 @@ mod tests {
                 ("aws_region", "us-east-1"),
             ],
         );
-        let stats = Arc::new(Stats::default());
+        let door = door();
         for config in [s3, config(RemoteKind::Http, &[])] {
-            let store = config.build(&stats).unwrap();
+            let store = config.build(&door).unwrap();
             let shown = format!("{config:?} {} {store:?}", store.name());
             assert!(!shown.contains("hidden"), "{shown}");
         }
@@ -417,7 +414,7 @@ mod tests {
     #[test]
     fn an_unknown_option_is_named() {
         let error = config(RemoteKind::S3, &[("aws_nonesuch", "1")]);
-        let error = error.build(&Arc::new(Stats::default())).unwrap_err();
+        let error = error.build(&door()).unwrap_err();
         assert!(error.to_string().contains("aws_nonesuch"));
     }
 }

@@ -1,6 +1,6 @@
 //! The one door to the wire: every HTTP request of every store passes here.
 //!
-//! It counts requests and those in flight, notes what the server said for whoever decides about a
+//! It counts requests and those in flight, times answers, notes what the server said for whoever decides about a
 //! retry, and makes a `206` of the `200` with which some servers answer a range they ignore.
 
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -19,6 +19,7 @@ use object_store::client::{
     ReqwestConnector,
 };
 
+use crate::pace::Pace;
 use crate::stats::{InFlight, Stats};
 
 tokio::task_local! {
@@ -74,9 +75,19 @@ impl Answer {
 }
 
 /// Builds clients whose requests pass the door.
-#[derive(Debug)]
-pub(super) struct Door {
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
     pub(super) stats: Arc<Stats>,
+    pace: Arc<Pace>,
+}
+
+impl Door {
+    pub(crate) fn new(stats: &Arc<Stats>, pace: &Arc<Pace>) -> Self {
+        Self {
+            stats: Arc::clone(stats),
+            pace: Arc::clone(pace),
+        }
+    }
 }
 
 impl HttpConnector for Door {
@@ -84,7 +95,7 @@ impl HttpConnector for Door {
         let inner = ReqwestConnector::default().connect(options)?;
         Ok(HttpClient::new(Doorkeeper {
             inner,
-            stats: Arc::clone(&self.stats),
+            door: self.clone(),
         }))
     }
 }
@@ -92,7 +103,7 @@ impl HttpConnector for Door {
 #[derive(Debug)]
 struct Doorkeeper {
     inner: HttpClient,
-    stats: Arc<Stats>,
+    door: Door,
 }
 
 #[async_trait::async_trait]
@@ -103,8 +114,13 @@ impl HttpService for Doorkeeper {
             .get(RANGE)
             .and_then(|range| range.to_str().ok());
         let range = range.and_then(Wanted::parse);
-        let in_flight = self.stats.count_request();
+        let Door { stats, pace } = &self.door;
+        let in_flight = stats.count_request();
+        // The answer to a put waits for its body too.
+        let is_get = request.method() == Method::GET;
+        let sent = Pace::sent(stats.requests_in_flight.get()).filter(|_| is_get);
         let response = self.inner.execute(request).await?;
+        pace.answered(sent);
         ANSWER.try_with(|answer| answer.note(&response)).ok();
         let (mut parts, body) = response.into_parts();
         let mut cut = Cut::default();

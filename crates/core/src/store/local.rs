@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -20,6 +21,8 @@ use crate::error::{Error, StoreError, StoreErrorKind};
 
 /// What `O_DIRECT` asks of offsets, lengths and addresses: the largest logical block in common use.
 const BLOCK: usize = 4096;
+/// Nanoseconds in which times of files count at most: the slowest clock tick of Linux, twice.
+const TIME_STEP: i128 = 20_000_000;
 
 /// Files under a directory.
 #[derive(Debug)]
@@ -33,7 +36,8 @@ pub struct LocalStore {
 pub(crate) struct Opened {
     file: File,
     size: u64,
-    validator: Validator,
+    /// `None` while the file is so young that one more change might not show in its time.
+    validator: Option<Validator>,
     direct_io: bool,
 }
 
@@ -75,7 +79,8 @@ impl LocalStore {
             let changed =
                 i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
             let size = metadata.size();
-            let validator = Validator::File(metadata.dev(), metadata.ino(), size, changed);
+            let validator = has_settled(changed)
+                .then(|| Validator::File(metadata.dev(), metadata.ino(), size, changed));
             Ok(Opened {
                 file,
                 size,
@@ -202,8 +207,8 @@ impl Opened {
         self.size
     }
 
-    pub(crate) const fn validator(&self) -> &Validator {
-        &self.validator
+    pub(crate) const fn validator(&self) -> Option<&Validator> {
+        self.validator.as_ref()
     }
 
     fn read(&self, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
@@ -302,6 +307,13 @@ fn write_direct(file: &File, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
+/// Whether a file's last change is older than the steps in which file systems count time: then one more
+/// change shows. The same care as git's for its index.
+fn has_settled(changed: i128) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.is_ok_and(|now| i128::try_from(now.as_nanos()).is_ok_and(|now| now - changed > TIME_STEP))
+}
+
 /// What zarr's own `LocalStore` takes for "there is no such object".
 fn is_absence(error: &io::Error) -> bool {
     matches!(
@@ -372,15 +384,30 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_has_another_validator() {
+    fn a_replaced_file_has_another_validator_once_it_has_one() {
         let root = tempfile::tempdir().unwrap();
         let store = LocalStore::new(root.path(), false);
-        store.put("0", &[1], &mut Directories::default()).unwrap();
-        let before = store.open("0").unwrap().unwrap();
-        store.put("0", &[2], &mut Directories::default()).unwrap();
-        assert_ne!(
-            before.validator(),
-            store.open("0").unwrap().unwrap().validator()
-        );
+        let replaced = |byte| {
+            store
+                .put("0", &[byte], &mut Directories::default())
+                .unwrap();
+            loop {
+                let opened = store.open("0").unwrap().unwrap();
+                if let Some(validator) = opened.validator() {
+                    break validator.clone();
+                }
+                std::thread::yield_now();
+            }
+        };
+        assert_ne!(replaced(1), replaced(2));
+    }
+
+    #[test]
+    fn a_time_that_may_come_again_is_not_trusted() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = i128::try_from(now.as_nanos()).unwrap();
+        assert!(!has_settled(now));
+        assert!(!has_settled(now + 1_000_000_000));
+        assert!(has_settled(now - 2 * TIME_STEP));
     }
 }

@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 
 pub(crate) use build::Registry;
 pub use build::{RemoteConfig, RemoteKind};
+pub(crate) use door::Door;
 pub use local::LocalStore;
 pub(crate) use local::{Directories, Opened};
 pub(crate) use remote::Hedge;
