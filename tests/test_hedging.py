@@ -197,3 +197,18 @@ def test_second_requests_are_one_in_twenty(range_server: RangeServer) -> None:
     hedges, requests = map(int, output.split())
     assert 1 <= hedges <= 5
     assert requests == 40 + 54 + hedges
+
+
+@pytest.mark.usefixtures("_hedging")
+async def test_second_request_that_fails_leaves_the_first_its_chance(
+    range_server: RangeServer, native: ModuleType
+) -> None:
+    array = await among_peers(range_server, CHUNKS)
+    hedges = native.stats()["hedges"]
+    rules = [
+        Rule(action="delay", path=SLOW, nth=1, delay_ms=2_000),
+        Rule(action="status", path=SLOW, nth=2, status=403),
+    ]
+    range_server.config(rules=rules)
+    np.testing.assert_array_equal(await array.getitem(PART), VALUES[PART])
+    assert native.stats()["hedges"] == hedges + 1
