@@ -225,6 +225,12 @@ def test_explain_of_local_files_tells_units_and_no_requests(native: ModuleType, 
     assert (told.requests, told.round_trips, told.exact) == (0, 0, True)
 
 
+def test_tiny_local_chunks_share_a_unit_by_number(native: ModuleType, tmp_path: Path) -> None:
+    # Opening 32 files takes about as long as decoding 1 MiB.
+    array = created(LocalStore(tmp_path), OURS, shape=(100,), chunks=(1,), dtype="u1")
+    assert native.explain(array).units == 4
+
+
 async def test_explain_of_a_bridged_store_tells_its_gets(native: ModuleType) -> None:
     store = LoggingStore(MemoryStore())
     created(store, OURS, data=VALUES, **SHARDS)

@@ -8,6 +8,17 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
+/// Decoded bytes that one job of small local chunks takes on: enough that the job's own cost is nothing,
+/// few enough that other batches get their turn soon.
+const JOB_BYTES: usize = 1 << 20;
+/// Chunks that it takes on at most: of tiny ones, opening the files is what takes time.
+const JOB_CHUNKS: usize = 32;
+
+/// Whether a job of so many local chunks takes on one more.
+pub(crate) const fn has_room(chunks: usize, nbytes: usize) -> bool {
+    chunks < JOB_CHUNKS && nbytes < JOB_BYTES
+}
+
 /// What sets out in one step.
 pub(crate) struct Launch<'a> {
     pub running: Vec<BoxFuture<'a, ()>>,

@@ -6,9 +6,10 @@
 
 use crate::batch::Batch;
 use crate::coalesce::coalesce;
+use crate::dispatch::has_room;
 use crate::engine::Engine;
 use crate::layout::Layout;
-use crate::read::{JOB_BYTES, Road, road};
+use crate::read::{Road, road};
 use crate::read_shard::split;
 use crate::shard::{IndexLocation, Sharding};
 use crate::store::Store;
@@ -50,7 +51,8 @@ impl Engine {
             index_misses: 0,
             exact: true,
         };
-        let mut room = 0;
+        // Of the local job that is being filled.
+        let (mut chunks, mut nbytes) = (0, 0);
         for item in &batch.items {
             match (&batch.array.layout, road(batch, item, budget)) {
                 (Layout::Shard(sharding), Road::Parts) => {
@@ -64,11 +66,12 @@ impl Engine {
                 }
                 _ => {
                     plan.bytes = None;
-                    if room == 0 {
+                    if chunks == 0 || !has_room(chunks, nbytes) {
                         plan.units += 1;
-                        room = JOB_BYTES;
+                        (chunks, nbytes) = (0, 0);
                     }
-                    room = room.saturating_sub(item.spec.nbytes);
+                    chunks += 1;
+                    nbytes += item.spec.nbytes;
                 }
             }
         }

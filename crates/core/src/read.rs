@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::Bound;
 use crate::batch::{Batch, BatchError, Item, Slots};
-use crate::dispatch::{Launch, drive};
+use crate::dispatch::{Launch, drive, has_room};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::flight::{Cargo, Flight, Target, Ticket, Wants};
@@ -21,10 +21,6 @@ use crate::local_read::read_local;
 use crate::place::{Want, Work, fill, place};
 use crate::pool::guard;
 use crate::store::{Get, Part};
-
-/// Decoded bytes that one job of small local chunks takes on: enough that the job's own cost is
-/// nothing, few enough that other batches get their turn soon.
-pub(crate) const JOB_BYTES: usize = 1 << 20;
 
 /// Up to so many decoded bytes a job is done where its body arrived: that takes some ten microseconds,
 /// and to wake a thread of the pool for it takes as long.
@@ -112,7 +108,7 @@ impl Reader {
                 return Some(self.launch_objects(slot..next));
             }
             let mut nbytes = first.spec.nbytes;
-            while let Some(item) = items.get(next).filter(|_| nbytes < JOB_BYTES) {
+            while let Some(item) = items.get(next).filter(|_| has_room(next - slot, nbytes)) {
                 nbytes += item.spec.nbytes;
                 next += 1;
             }

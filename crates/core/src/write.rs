@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::Bound;
 use crate::batch::{Batch, BatchError, Item, Slots};
-use crate::dispatch::{Launch, drive};
+use crate::dispatch::{Launch, drive, has_room};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::flight::ObjectId;
@@ -26,8 +26,6 @@ use crate::store::{
 };
 use crate::update::{Values, update};
 
-/// Decoded bytes that one job of small local chunks takes on.
-const JOB_BYTES: usize = 1 << 20;
 /// How often a put may be refused because somebody else was faster.
 const TRIES: u32 = 100;
 /// The longest pause before a refused put is tried again.
@@ -92,7 +90,7 @@ impl Writer {
         std::iter::from_fn(move || {
             let mut group = Vec::new();
             let mut nbytes = 0;
-            while let Some(item) = items.get(next).filter(|_| nbytes < JOB_BYTES) {
+            while let Some(item) = items.get(next).filter(|_| has_room(group.len(), nbytes)) {
                 // Locks of a group are never waited for: whoever waits for one holds none.
                 let lock = match &self.batch.array.store {
                     Store::Local(_) => self.try_lock(item),
