@@ -277,6 +277,14 @@ async def test_arrays_of_one_store_configuration_share_connections(range_server:
     assert stats["connections_opened"] <= 2 * 8
 
 
+async def test_arrays_at_different_urls_share_connections(range_server: RangeServer) -> None:
+    zarr.config.set({"codec_pipeline.request_concurrent_maximum": 8})
+    arrays = [await remote.served(range_server, VALUES, name=f"a{number}", chunks=(64,)) for number in range(6)]
+    for array in arrays:
+        np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+    assert range_server.stats()["connections_opened"] <= 2 * 8
+
+
 async def test_connection_survives_missing_chunks_and_ranges_that_are_ignored(range_server: RangeServer) -> None:
     stored(range_server, shards=(1024,))
     zarr.config.set({"codec_pipeline.request_concurrent_maximum": 1, "array.sharding_coalesce_max_gap_bytes": 0})

@@ -18,7 +18,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, R
 use parking_lot::Mutex;
 
 use super::RemoteStore;
-use super::door::Door;
+use super::door::{ClientSettings, Connector, Door};
 use super::hedge::Times;
 use crate::error::Error;
 
@@ -159,6 +159,14 @@ impl RemoteConfig {
             ..retry.clone()
         };
         let client_options = self.client_options()?;
+        let connector = Connector {
+            door: door.clone(),
+            settings: ClientSettings {
+                options: self.client_options.clone(),
+                headers: self.headers.clone(),
+                made: String::new(),
+            },
+        };
         macro_rules! cloud {
             ($builder:ty, $key:ty) => {{
                 let mut builder = <$builder>::new();
@@ -182,7 +190,7 @@ impl RemoteConfig {
                 let builder = builder
                     .with_client_options(client_options)
                     .with_retry(once)
-                    .with_http_connector(door.clone());
+                    .with_http_connector(connector);
                 Ok(Arc::new(builder.build().map_err(invalid)?))
             }};
         }
@@ -195,7 +203,7 @@ impl RemoteConfig {
                     .with_url(&self.url)
                     .with_client_options(client_options)
                     .with_retry(once)
-                    .with_http_connector(door.clone());
+                    .with_http_connector(connector);
                 Ok(Arc::new(builder.build().map_err(invalid)?))
             }
         }
@@ -366,6 +374,29 @@ mod tests {
             ..http
         };
         assert!(!Arc::ptr_eq(&one, &registry.open(&other, &door).unwrap()));
+    }
+
+    #[test]
+    fn stores_share_a_client_where_all_its_settings_are_equal() {
+        let door = door();
+        let http = config(RemoteKind::Http, &[]);
+        let elsewhere = RemoteConfig {
+            url: "http://localhost:2".into(),
+            ..http.clone()
+        };
+        let another_user = RemoteConfig {
+            headers: vec![("authorization".into(), b"another".to_vec())],
+            ..http.clone()
+        };
+        let stricter = RemoteConfig {
+            client_options: Vec::new(),
+            url: "https://localhost:1".into(),
+            ..http.clone()
+        };
+        for (config, clients) in [(http, 1), (elsewhere, 1), (another_user, 2), (stricter, 3)] {
+            config.build(&door).unwrap();
+            assert_eq!(clients, door.clients());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It counts requests and those in flight, times answers, notes what the server said for whoever decides about a
 //! retry, and makes a `206` of the `200` with which some servers answer a range they ignore.
 
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -13,11 +14,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use lru::LruCache;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
     ReqwestConnector,
 };
+use parking_lot::Mutex;
 
 use crate::pace::Pace;
 use crate::stats::{InFlight, Stats};
@@ -74,11 +77,25 @@ impl Answer {
     }
 }
 
-/// Builds clients whose requests pass the door.
+/// HTTP clients that are kept, with their open connections.
+const KEPT_CLIENTS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// What the clients of all stores share, and the clients: stores whose client has the same settings share
+/// one, with its connections, since to make one costs as much as some ten requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Door {
     pub(super) stats: Arc<Stats>,
     pace: Arc<Pace>,
+    clients: Arc<Mutex<LruCache<ClientSettings, HttpClient>>>,
+}
+
+/// All that tells one HTTP client from another. Not shown: there are secrets in it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct ClientSettings {
+    pub(super) options: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    /// What `object_store` itself adds, for clients of metadata services for one.
+    pub(super) made: String,
 }
 
 impl Door {
@@ -86,24 +103,54 @@ impl Door {
         Self {
             stats: Arc::clone(stats),
             pace: Arc::clone(pace),
+            clients: Arc::new(Mutex::new(LruCache::new(KEPT_CLIENTS))),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn clients(&self) -> usize {
+        self.clients.lock().len()
     }
 }
 
-impl HttpConnector for Door {
+/// Makes the clients of one store: those whose requests pass the door.
+pub(super) struct Connector {
+    pub(super) door: Door,
+    pub(super) settings: ClientSettings,
+}
+
+impl std::fmt::Debug for Connector {
+    /// Leaves out the settings.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Doorkeeper {
-            inner,
-            door: self.clone(),
-        }))
+        let settings = ClientSettings {
+            made: format!("{options:?}"),
+            ..self.settings.clone()
+        };
+        let mut clients = self.door.clients.lock();
+        if let Some(client) = clients.get(&settings) {
+            return Ok(client.clone());
+        }
+        let client = HttpClient::new(Doorkeeper {
+            inner: ReqwestConnector::default().connect(options)?,
+            stats: Arc::clone(&self.door.stats),
+            pace: Arc::clone(&self.door.pace),
+        });
+        clients.put(settings, client.clone());
+        Ok(client)
     }
 }
 
 #[derive(Debug)]
 struct Doorkeeper {
     inner: HttpClient,
-    door: Door,
+    stats: Arc<Stats>,
+    pace: Arc<Pace>,
 }
 
 #[async_trait::async_trait]
@@ -114,13 +161,12 @@ impl HttpService for Doorkeeper {
             .get(RANGE)
             .and_then(|range| range.to_str().ok());
         let range = range.and_then(Wanted::parse);
-        let Door { stats, pace } = &self.door;
-        let in_flight = stats.count_request();
+        let in_flight = self.stats.count_request();
         // The answer to a put waits for its body too.
         let is_get = request.method() == Method::GET;
-        let sent = Pace::sent(stats.requests_in_flight.get()).filter(|_| is_get);
+        let sent = Pace::sent(self.stats.requests_in_flight.get()).filter(|_| is_get);
         let response = self.inner.execute(request).await?;
-        pace.answered(sent);
+        self.pace.answered(sent);
         ANSWER.try_with(|answer| answer.note(&response)).ok();
         let (mut parts, body) = response.into_parts();
         let mut cut = Cut::default();
