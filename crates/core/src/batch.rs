@@ -6,13 +6,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::admit::Bound;
-use crate::codec::DecodeOptions;
 use crate::element::ChunkSpec;
 use crate::error::Error;
 use crate::flight::ObjectId;
 use crate::layout::Layout;
 use crate::out::OutBuffer;
 use crate::selection::Selection;
+use crate::stage::DecodeOptions;
 use crate::store::Store;
 
 /// Settings of one pipeline, fixed when it is made.

@@ -146,78 +146,35 @@ impl Drop for Pass<'_> {
 impl Pass<'_> {
     /// Copies a run of elements from a decoded chunk into the buffer.
     pub(crate) fn scatter(&self, chunk: &[u8], run: Run, itemsize: usize) {
-        self.buffer.check(
-            run.out,
-            [(run.out_step, run.len), (run.out_row, run.rows)],
-            itemsize,
-        );
         check_slice(chunk.len(), run, itemsize);
-        for row in 0..to_i64(run.rows) {
-            #[expect(
-                unsafe_code,
-                clippy::multiple_unsafe_ops_per_block,
-                reason = "raw strided copy"
-            )]
+        for (at, place) in self.rows(run, itemsize) {
+            let row = chunk.as_ptr().wrapping_offset(at);
+            #[expect(unsafe_code, reason = "raw strided copy")]
             // SAFETY: both sides were checked to lie within their memory for all rows of the run; the
             // caller's buffer and a decoded chunk never overlap; the pass keeps the buffer open.
             unsafe {
-                copy(
-                    chunk
-                        .as_ptr()
-                        .offset(to_isize(run.chunk + run.chunk_row * row)),
-                    run.chunk_step,
-                    self.buffer
-                        .base
-                        .offset(to_isize(run.out + run.out_row * row)),
-                    run.out_step,
-                    run.len,
-                    itemsize,
-                );
+                copy(row, run.chunk_step, place, run.out_step, run.len, itemsize);
             }
         }
     }
 
     /// Copies a run of elements from the buffer into a chunk that is to be encoded.
     pub(crate) fn gather(&self, chunk: &mut [u8], run: Run, itemsize: usize) {
-        self.buffer.check(
-            run.out,
-            [(run.out_step, run.len), (run.out_row, run.rows)],
-            itemsize,
-        );
         check_slice(chunk.len(), run, itemsize);
-        for row in 0..to_i64(run.rows) {
-            #[expect(
-                unsafe_code,
-                clippy::multiple_unsafe_ops_per_block,
-                reason = "raw strided copy"
-            )]
+        for (at, place) in self.rows(run, itemsize) {
+            let row = chunk.as_mut_ptr().wrapping_offset(at);
+            #[expect(unsafe_code, reason = "raw strided copy")]
             // SAFETY: as in `scatter`, with the sides exchanged; `chunk` is borrowed exclusively.
             unsafe {
-                copy(
-                    self.buffer
-                        .base
-                        .offset(to_isize(run.out + run.out_row * row)),
-                    run.out_step,
-                    chunk
-                        .as_mut_ptr()
-                        .offset(to_isize(run.chunk + run.chunk_row * row)),
-                    run.chunk_step,
-                    run.len,
-                    itemsize,
-                );
+                copy(place, run.out_step, row, run.chunk_step, run.len, itemsize);
             }
         }
     }
 
     /// Writes one item to every place of a run.
     pub(crate) fn fill(&self, item: &[u8], run: Run) {
-        self.buffer.check(
-            run.out,
-            [(run.out_step, run.len), (run.out_row, run.rows)],
-            item.len(),
-        );
         let uniform = item.iter().all(|byte| *byte == item[0]);
-        for row in 0..to_i64(run.rows) {
+        for (_, place) in self.rows(run, item.len()) {
             #[expect(
                 unsafe_code,
                 clippy::multiple_unsafe_ops_per_block,
@@ -225,17 +182,29 @@ impl Pass<'_> {
             )]
             // SAFETY: all rows were checked to lie within the buffer; `item` is read at offset zero only.
             unsafe {
-                let target = self
-                    .buffer
-                    .base
-                    .offset(to_isize(run.out + run.out_row * row));
                 if uniform && run.out_step == to_i64(item.len()) {
-                    target.write_bytes(item[0], run.len * item.len());
+                    place.write_bytes(item[0], run.len * item.len());
                 } else {
-                    copy(item.as_ptr(), 0, target, run.out_step, run.len, item.len());
+                    copy(item.as_ptr(), 0, place, run.out_step, run.len, item.len());
                 }
             }
         }
+    }
+
+    /// Where each row of a run begins: its offset in the chunk, and its place in the buffer, which holds
+    /// all rows.
+    fn rows(&self, run: Run, itemsize: usize) -> impl Iterator<Item = (isize, *mut u8)> {
+        let base = self.buffer.base;
+        self.buffer.check(
+            run.out,
+            [(run.out_step, run.len), (run.out_row, run.rows)],
+            itemsize,
+        );
+        (0..to_i64(run.rows)).map(move |row| {
+            let at = to_isize(run.chunk + run.chunk_row * row);
+            let place = base.wrapping_offset(to_isize(run.out + run.out_row * row));
+            (at, place)
+        })
     }
 
     /// The `len` bytes at `offset`, to encode from.

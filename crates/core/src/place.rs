@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::{Chain, DecodeOptions};
+use crate::codec::Chain;
 use crate::element::ChunkSpec;
 use crate::error::Error;
 use crate::layout::Layout;
@@ -15,6 +15,7 @@ use crate::runs::{runs, single_run};
 use crate::scratch::with_decoded;
 use crate::selection::Selection;
 use crate::shard::{ShardIndex, Sharding, ravel};
+use crate::stage::DecodeOptions;
 use crate::stats::Stats;
 
 /// Below this many decoded bytes a shard is not worth spreading over threads.

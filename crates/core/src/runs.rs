@@ -3,7 +3,8 @@
 //! Axes become offsets on both sides; those that continue each other become one; the innermost is the
 //! one that is contiguous on both sides, where there is one. So most of a copy is `memcpy`.
 
-use crate::selection::{Axis, Positions, Selection};
+use crate::positions::Positions;
+use crate::selection::{Axis, Selection};
 
 /// Rows of evenly spaced elements: where they start on both sides and how they go on, all in bytes.
 ///

@@ -8,10 +8,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::codec::{DecodeOptions, strip_crc32c};
 use crate::element::ChunkSpec;
 use crate::error::Error;
 use crate::layout::Layout;
+use crate::stage::{DecodeOptions, strip_crc32c};
 
 /// Both numbers of an entry without a subchunk.
 const ABSENT: u64 = u64::MAX;

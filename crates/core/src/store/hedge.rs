@@ -1,8 +1,14 @@
-//! When a request is far slower than its peers, and a second one is worth sending.
+//! A request that is far slower than its peers gets a second one beside it, as long as these are few.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select_ok;
 use parking_lot::Mutex;
+
+use super::remote::RemoteStore;
+use super::retry::Refusal;
+use crate::admit::Bound;
 
 /// Requests whose times are remembered.
 const REMEMBERED: usize = 64;
@@ -12,6 +18,14 @@ const LEAST: usize = 16;
 const SOONEST: Duration = Duration::from_millis(10);
 /// One second request is allowed for so many first ones.
 const SHARE: u64 = 20;
+
+/// When and with what right a second request is sent for one that is far slower than its peers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hedge<'a> {
+    pub factor: f64,
+    /// The bound on requests; a second one is sent only while one is free.
+    pub requests: &'a Arc<Bound>,
+}
 
 /// How long recent requests of one store took.
 #[derive(Debug, Default)]
@@ -42,8 +56,34 @@ impl Times {
     }
 }
 
+impl RemoteStore {
+    /// Makes a request, and a second one beside it once it is far slower than its peers.
+    pub(super) async fn hedged<T, F: Future<Output = Result<T, Box<Refusal>>>>(
+        &self,
+        request: impl Fn() -> F,
+        hedge: Option<Hedge<'_>>,
+    ) -> Result<T, Box<Refusal>> {
+        let patience = hedge.and_then(|hedge| self.times.patience(hedge.factor));
+        let Some((hedge, patience)) = hedge.zip(patience) else {
+            return request().await;
+        };
+        let mut first = Box::pin(request());
+        if let Ok(outcome) = tokio::time::timeout(patience, &mut first).await {
+            return outcome;
+        }
+        let few = are_few(self.stats.hedges.get(), self.stats.requests.get());
+        let Some(_permit) = few.then(|| hedge.requests.try_take()).flatten() else {
+            return first.await;
+        };
+        self.stats.hedges.add(1);
+        // Whichever succeeds first; the other is closed when it is dropped.
+        let (done, _other) = select_ok([first, Box::pin(request())]).await?;
+        Ok(done)
+    }
+}
+
 /// Whether one more second request keeps them few.
-pub(super) const fn are_few(hedges: u64, requests: u64) -> bool {
+const fn are_few(hedges: u64, requests: u64) -> bool {
     hedges * SHARE < requests
 }
 

@@ -9,6 +9,7 @@ mod door;
 mod hedge;
 mod local;
 mod remote;
+mod retry;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -20,9 +21,9 @@ use futures::future::BoxFuture;
 pub(crate) use build::Registry;
 pub use build::{RemoteConfig, RemoteKind};
 pub(crate) use door::Door;
+pub(crate) use hedge::Hedge;
 pub use local::LocalStore;
 pub(crate) use local::{Directories, Opened};
-pub(crate) use remote::Hedge;
 pub use remote::RemoteStore;
 
 use crate::error::Error;

@@ -1,17 +1,13 @@
-//! Object stores on the wire: gets, puts and deletes with retries and conditions.
-//!
-//! Retries are decided here and not in `object_store`, because here every kind of failure meets: a
-//! status, a reset, a body that ends early. The store's own retry settings bound them; `Retry-After` is
-//! honoured; the error after the last try says how many there were.
+//! Object stores on the wire: gets, puts and deletes, with conditions, each tried again where that helps
+//! (`retry`) and a get doubled where it is late (`hedge`).
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::future::select_ok;
 use object_store::path::Path;
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
@@ -19,10 +15,9 @@ use object_store::{
 };
 
 use super::door::Answer;
-use super::hedge::{self, Times};
+use super::hedge::{Hedge, Times};
 use super::{Condition, Fetched, Get, Part, Put, Validator};
-use crate::admit::Bound;
-use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::error::Error;
 use crate::stats::Stats;
 
 /// Objects larger than this are put in parts; every service takes single puts of this size.
@@ -46,20 +41,6 @@ pub struct RemoteStore {
     pub(super) suffixes: AtomicBool,
     /// Whether the store has conditional puts; learnt from its first refusal.
     pub(super) conditions: AtomicBool,
-}
-
-/// When and with what right a second request is sent for one that is far slower than its peers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Hedge<'a> {
-    pub factor: f64,
-    /// The bound on requests; a second one is sent only while one is free.
-    pub requests: &'a Arc<Bound>,
-}
-
-/// One failed attempt.
-struct Failure {
-    error: object_store::Error,
-    answer: Arc<Answer>,
 }
 
 impl std::fmt::Debug for RemoteStore {
@@ -139,30 +120,6 @@ impl RemoteStore {
             self.stats.bytes_read.add(fetched.bytes.len() as u64);
         }
         Ok(get)
-    }
-
-    /// Makes a request, and a second one beside it once it is far slower than its peers.
-    async fn hedged<T, F: Future<Output = Result<T, Box<Refusal>>>>(
-        &self,
-        request: impl Fn() -> F,
-        hedge: Option<Hedge<'_>>,
-    ) -> Result<T, Box<Refusal>> {
-        let patience = hedge.and_then(|hedge| self.times.patience(hedge.factor));
-        let Some((hedge, patience)) = hedge.zip(patience) else {
-            return request().await;
-        };
-        let mut first = Box::pin(request());
-        if let Ok(outcome) = tokio::time::timeout(patience, &mut first).await {
-            return outcome;
-        }
-        let few = hedge::are_few(self.stats.hedges.get(), self.stats.requests.get());
-        let Some(_permit) = few.then(|| hedge.requests.try_take()).flatten() else {
-            return first.await;
-        };
-        self.stats.hedges.add(1);
-        // Whichever succeeds first; the other is closed when it is dropped.
-        let (done, _other) = select_ok([first, Box::pin(request())]).await?;
-        Ok(done)
     }
 
     async fn get_once(
@@ -363,184 +320,9 @@ impl RemoteStore {
             .map_err(|error| Error::invalid(format!("key {key:?} is not a path: {error}")))?;
         Ok(self.prefix.parts().chain(key.parts()).collect())
     }
-
-    /// Makes attempts until one succeeds, cannot succeed, or the store's retry settings say stop.
-    async fn retrying<T, F: Future<Output = object_store::Result<T>>>(
-        &self,
-        operation: &'static str,
-        key: &str,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Box<Refusal>> {
-        let began = Instant::now();
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let answer = Arc::new(Answer::default());
-            let error = match answer.noting(attempt()).await {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            let failure = Failure { error, answer };
-            let pause = failure
-                .may_pass()
-                .then(|| failure.pause(&self.retry, attempts))
-                .filter(|pause| began.elapsed() + *pause < self.retry.retry_timeout)
-                .filter(|_| attempts as usize <= self.retry.max_retries);
-            let Some(pause) = pause else {
-                return Err(Box::new(self.refusal(operation, key, attempts, &failure)));
-            };
-            self.stats.retries.add(1);
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    fn refusal(
-        &self,
-        operation: &'static str,
-        key: &str,
-        attempts: u32,
-        failure: &Failure,
-    ) -> Refusal {
-        let status = failure.failed_status();
-        let kind = match (&failure.error, status) {
-            (
-                object_store::Error::PermissionDenied { .. }
-                | object_store::Error::Unauthenticated { .. },
-                _,
-            )
-            | (_, Some(401 | 403)) => StoreErrorKind::Permission,
-            (_, Some(408 | 504)) => StoreErrorKind::Timeout,
-            _ if failure.timed_out() => StoreErrorKind::Timeout,
-            _ => StoreErrorKind::Other,
-        };
-        let error = StoreError {
-            kind,
-            operation,
-            key: key.into(),
-            store: self.name.as_str().into(),
-            status,
-            attempts,
-            reason: failure.reason().into(),
-            source: None,
-        };
-        let unsupported = matches!(
-            failure.error,
-            object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. }
-        );
-        Refusal {
-            error: error.into(),
-            status,
-            unsupported,
-        }
-    }
-}
-
-/// A failure after the last attempt, with what the caller may still decide by.
-struct Refusal {
-    error: Error,
-    status: Option<u16>,
-    unsupported: bool,
 }
 
 /// Whether an object is missing: `object_store` says so of a 405 as well.
 fn says_missing() -> bool {
     Answer::last_status().is_none_or(|status| status == 404)
-}
-
-impl Refusal {
-    /// Whether the store does not do what was asked for, as against not now or not for us.
-    fn refuses(&self) -> bool {
-        self.unsupported || self.status == Some(501)
-    }
-
-    fn refuses_suffix(&self) -> bool {
-        self.refuses() || matches!(self.status, Some(400 | 405))
-    }
-}
-
-impl Failure {
-    /// The status, where it was what failed: a body may break off after a good one.
-    fn failed_status(&self) -> Option<u16> {
-        self.answer
-            .status()
-            .filter(|status| !(200..300).contains(status))
-    }
-
-    /// Whether the same request may succeed later.
-    fn may_pass(&self) -> bool {
-        match (&self.error, self.failed_status()) {
-            (_, Some(status)) => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
-            (object_store::Error::Generic { .. }, None) => !self.misbuilt(),
-            _ => false,
-        }
-    }
-
-    /// Whether the request never left because it could not be made.
-    fn misbuilt(&self) -> bool {
-        if self.last_words() == "URL scheme is not allowed" {
-            return true;
-        }
-        let mut source = std::error::Error::source(&self.error);
-        while let Some(error) = source {
-            if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-                return http.kind() == object_store::client::HttpErrorKind::Decode;
-            }
-            source = error.source();
-        }
-        false
-    }
-
-    fn timed_out(&self) -> bool {
-        let mut source = std::error::Error::source(&self.error);
-        while let Some(error) = source {
-            if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-                return http.kind() == object_store::client::HttpErrorKind::Timeout;
-            }
-            source = error.source();
-        }
-        false
-    }
-
-    /// How long to wait before the next attempt: what the server asks for, else exponential with jitter.
-    fn pause(&self, retry: &RetryConfig, attempts: u32) -> Duration {
-        self.answer.retry_after().unwrap_or_else(|| {
-            let exponent = i32::try_from(attempts - 1).unwrap_or(i32::MAX);
-            let longest =
-                retry.backoff.init_backoff.as_secs_f64() * retry.backoff.base.powi(exponent);
-            let longest = longest.min(retry.backoff.max_backoff.as_secs_f64());
-            Duration::from_secs_f64(longest * jitter())
-        })
-    }
-
-    /// The failure in words that hold no URL, no header and no body: those may hold secrets.
-    fn reason(&self) -> String {
-        if let Some(status) = self.failed_status() {
-            let words = http::StatusCode::from_u16(status)
-                .ok()
-                .and_then(|code| code.canonical_reason());
-            return format!("the server answered {status} {}", words.unwrap_or(""))
-                .trim_end()
-                .to_owned();
-        }
-        if self.timed_out() {
-            return "nothing arrived within the timeout of its client options".to_owned();
-        }
-        self.last_words()
-    }
-
-    /// What the innermost error says.
-    fn last_words(&self) -> String {
-        let mut last: &dyn std::error::Error = &self.error;
-        while let Some(source) = last.source() {
-            last = source;
-        }
-        last.to_string()
-    }
-}
-
-/// A fraction between one half and one, different for each call.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let random = u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or(0);
-    0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
 }
