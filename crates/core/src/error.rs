@@ -54,6 +54,8 @@ pub enum StoreErrorKind {
     Timeout,
     /// The object kept changing while it was read or written.
     Changed,
+    /// The object has more bytes than what was asked for can have.
+    Oversized,
     /// Anything else.
     Other,
 }
@@ -92,6 +94,15 @@ impl StoreError {
             attempts: 1,
             reason: "the object was replaced while it was read".into(),
             source: None,
+        }
+    }
+
+    /// An object of `size` bytes where no chunk of the array can have so many.
+    pub(crate) fn oversized(array: &crate::batch::Array, key: &Arc<str>, size: u64) -> Self {
+        Self {
+            kind: StoreErrorKind::Oversized,
+            reason: format!("{size} bytes are more than a chunk of this array can have").into(),
+            ..Self::changed(array, key)
         }
     }
 }

@@ -119,6 +119,7 @@ impl Engine {
             Get::Found(fetched) => fetched,
             Get::Missing => return Ok(None),
             Get::Changed => return Err(StoreError::changed(array, key).into()),
+            Get::Oversized(size) => return Err(StoreError::oversized(array, key, size).into()),
         };
         drop(permits);
         // A foreign store does not tell the size; what leaves its shard fails when it is fetched.

@@ -14,7 +14,7 @@ use crate::admit::Bound;
 use crate::batch::{Batch, BatchError, Item, Slots};
 use crate::dispatch::{Launch, drive, has_room};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::flight::{Cargo, Flight, Target, Ticket, Wants};
 use crate::layout::Layout;
 use crate::local_read::read_local;
@@ -101,11 +101,11 @@ impl Reader {
             let first = items.get(next)?;
             let slot = next;
             next += 1;
-            if road(&self.batch, first, budget) == Road::Parts {
-                return Some(self.launch_shard(slot));
-            }
             if self.batch.array.store.is_awaited() {
-                return Some(self.launch_objects(slot..next));
+                return Some(match self.batch.array.layout {
+                    Layout::Shard(_) => self.launch_shard(slot, road(&self.batch, first, budget)),
+                    Layout::Chunk(_) => self.launch_objects(slot..next),
+                });
             }
             let mut nbytes = first.spec.nbytes;
             while let Some(item) = items.get(next).filter(|_| has_room(next - slot, nbytes)) {
@@ -116,10 +116,20 @@ impl Reader {
         })
     }
 
-    fn launch_shard(&self, slot: usize) -> Launch<'_> {
+    fn launch_shard(&self, slot: usize, road: Road) -> Launch<'_> {
         let (admitted, word) = oneshot::channel();
         let running = async move {
-            let outcome = self.read_shard(&self.batch.items[slot], admitted).await;
+            let item = &self.batch.items[slot];
+            let outcome = match road {
+                Road::Parts => self.read_shard(item, Some(admitted)).await,
+                Road::Object => match self.read_whole(item, Some(admitted)).await {
+                    // A shard may have bytes that belong to no subchunk, any number of them.
+                    Err(Error::Store(error)) if error.kind == StoreErrorKind::Oversized => {
+                        self.read_shard(item, None).await
+                    }
+                    outcome => outcome,
+                },
+            };
             self.slots.set(slot, outcome);
         };
         Launch {
@@ -278,6 +288,9 @@ impl UnitRun {
                 Ok(Get::Missing | Get::Changed) => {
                     fill(&flight.spec.chunk, wants);
                     Ok(true)
+                }
+                Ok(Get::Oversized(size)) => {
+                    Err(StoreError::oversized(&flight.array, &flight.key, size).into())
                 }
                 Err(error) => Err(error),
             });

@@ -37,13 +37,12 @@ impl Reader {
     pub(crate) async fn read_shard(
         &self,
         item: &Item,
-        admitted: oneshot::Sender<()>,
+        mut admitted: Option<oneshot::Sender<()>>,
     ) -> Result<bool, Error> {
         let array = &self.batch.array;
         let Layout::Shard(sharding) = &array.layout else {
             return Err(Error::invalid("only a shard has parts"));
         };
-        let mut admitted = Some(admitted);
         for _ in 0..PLANS {
             let located = self
                 .engine
@@ -92,7 +91,8 @@ impl Reader {
         .into())
     }
 
-    async fn read_whole(
+    /// Reads the selected parts of a shard that is fetched whole.
+    pub(crate) async fn read_whole(
         &self,
         item: &Item,
         admitted: Option<oneshot::Sender<()>>,
@@ -232,6 +232,9 @@ impl UnitRun {
                     "sharding_indexed",
                     "a subchunk leaves its shard",
                 )),
+                Ok(Get::Oversized(size)) => {
+                    Err(StoreError::oversized(&flight.array, &flight.key, size).into())
+                }
                 Ok(_) => Err(StoreError::changed(&flight.array, &flight.key).into()),
                 Err(error) => Err(error),
             })

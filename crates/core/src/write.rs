@@ -17,6 +17,7 @@ use crate::dispatch::{Launch, drive, has_room};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::flight::ObjectId;
+use crate::layout::Layout;
 use crate::locks::KeyGuard;
 use crate::place::Work;
 use crate::pool::guard;
@@ -239,7 +240,8 @@ impl Writer {
     ) -> Result<(), Error> {
         let mut admitted = Some(admitted);
         for attempt in 1..=TRIES {
-            if self.attempt(slot, &mut admitted).await? == Put::Done {
+            let reserved = self.batch.items[slot].spec.nbytes as u64;
+            if self.attempt(slot, &mut admitted, reserved).await? == Put::Done {
                 return Ok(());
             }
             self.engine.stats.write_conflicts.add(1);
@@ -259,13 +261,15 @@ impl Writer {
         .into())
     }
 
+    /// Reads, merges and puts once, with memory `reserved` for what is stored.
     async fn attempt(
         &self,
         slot: usize,
         admitted: &mut Option<oneshot::Sender<()>>,
+        reserved: u64,
     ) -> Result<Put, Error> {
         let (engine, array, item) = (&self.engine, &self.batch.array, &self.batch.items[slot]);
-        let nbytes = 2 * item.spec.nbytes as u64;
+        let nbytes = item.spec.nbytes as u64 + reserved;
         let mut permits = engine.admission.admit(array.chunks.as_ref(), nbytes).await;
         // Nobody listens any more when the batch is gone.
         admitted.take().map(|admitted| admitted.send(()));
@@ -273,12 +277,21 @@ impl Writer {
         let before = if whole {
             None
         } else {
+            let most = item.spec.most_encoded.max(reserved);
             match engine
-                .fetch(array, &item.key, &Part::Whole, None, item.spec.most_encoded)
+                .fetch(array, &item.key, &Part::Whole, None, most)
                 .await?
             {
                 Get::Found(fetched) => Some(fetched),
                 Get::Missing | Get::Changed => None,
+                Get::Oversized(size) if matches!(array.layout, Layout::Shard(_)) => {
+                    // Bytes that belong to no subchunk: once more, with permits for all of them.
+                    drop(permits);
+                    return Box::pin(self.attempt(slot, admitted, size)).await;
+                }
+                Get::Oversized(size) => {
+                    return Err(StoreError::oversized(array, &item.key, size).into());
+                }
             }
         };
         permits.release_request();

@@ -108,6 +108,8 @@ pub(crate) enum Get {
     Missing,
     /// The object is not the one that the validator named.
     Changed,
+    /// It has so many bytes, more than the caller would take.
+    Oversized(u64),
 }
 
 /// What came of a put.

@@ -154,10 +154,7 @@ impl RemoteStore {
         let version = result.meta.version.clone();
         let wanted = result.range.end - result.range.start;
         if wanted > most {
-            let source = format!("{wanted} bytes are more than a chunk of this array can have");
-            return Err(object_store::Error::NotSupported {
-                source: source.into(),
-            });
+            return Ok(Get::Oversized(wanted));
         }
         let bytes = result.bytes().await?;
         if bytes.len() as u64 != wanted {
