@@ -104,6 +104,27 @@ async def test_gathered_readers_of_one_shard_ask_at_most_once_for_each_of_its_ra
     assert ranges(range_server).count("bytes=-260") == 1
 
 
+@pytest.mark.parametrize("selection", [slice(10, 1014), slice(None)], ids=["parts", "whole"])
+async def test_readers_of_several_shards_share_all_of_them(
+    range_server: RangeServer, native: ModuleType, selection: slice
+) -> None:
+    array = await served(range_server, VALUES, chunks=(32,), shards=(128,))
+    await array.getitem(selection)
+    alone = len(range_server.log())
+    zarr.config.set({"codec_pipeline.shard_index_cache_bytes": 0})
+    array = await opened(range_server)
+    before = native.stats()["flights_shared"]
+    range_server.hold()
+    readers = [asyncio.create_task(array.getitem(selection)) for _ in range(2)]
+    await range_server.wait_async(held=8)
+    # Of each of the eight shards the second reader shares what the first has asked for.
+    await until_shared(native, before + 8)
+    range_server.release()
+    for got in await asyncio.gather(*readers):
+        np.testing.assert_array_equal(got, VALUES[selection])
+    assert len(range_server.log()) == alone
+
+
 async def test_read_after_the_flight_has_ended_fetches_anew(range_server: RangeServer) -> None:
     array = await served(range_server, VALUES, chunks=(1024,))
     await array.getitem(slice(None))

@@ -160,6 +160,22 @@ async def test_stale_cached_index_of_a_deleted_shard_is_noticed(range_server: Ra
     assert the_one_value(await array.getitem(SCATTERED)) == FILL
 
 
+@pytest.mark.parametrize("rule", [Rule(action="weak_etag"), Rule(action="ignore_range")], ids=["weak", "no ranges"])
+async def test_stale_cached_index_beyond_the_end_of_a_smaller_shard_is_noticed(
+    range_server: RangeServer, tmp_path: Path, rule: Rule
+) -> None:
+    shard = sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
+    # All but the last subchunk are the fill value, so the new shard ends where the old one's second subchunk is.
+    oracle.opened(LocalStore(tmp_path / "new"), oracle.DEFAULT)[:960] = FILL
+    range_server.config(rules=[Rule(action="weak_etag")])
+    remote = await opened(range_server)
+    assert the_one_value(await remote.getitem(slice(960, 1000))) == OLD
+    put(new, shard)
+    range_server.config(rules=[rule])
+    assert the_one_value(await remote.getitem(slice(960, 1000))) == NEW
+
+
 async def test_stale_cached_index_without_the_wanted_subchunks_is_noticed(
     range_server: RangeServer, tmp_path: Path
 ) -> None:

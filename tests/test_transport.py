@@ -297,6 +297,47 @@ async def test_connection_survives_missing_chunks_and_ranges_that_are_ignored(ra
     assert range_server.stats()["connections_opened"] <= 2
 
 
+@pytest.mark.parametrize("rules", [[], [Rule(action="ignore_range")]], ids=["whole", "range"])
+async def test_body_whose_length_is_not_told_is_used(range_server: RangeServer, rules: list[Rule]) -> None:
+    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
+    array = await remote.served(range_server, VALUES, chunks=(64,), shards=(1024,))
+    range_server.config(rules=[*rules, Rule(action="no_length", path="c/")])
+    selection = slice(100, 200) if rules else slice(None)
+    np.testing.assert_array_equal(await array.getitem(selection), VALUES[selection])
+
+
+async def test_precondition_that_was_not_asked_for_is_an_error(range_server: RangeServer, native: ModuleType) -> None:
+    array = await remote.served(range_server, VALUES, mode="r+", chunks=(64,))
+    range_server.config(rules=[Rule(action="status", path="c/3$", status=412, method="GET")])
+    with pytest.raises(native.exceptions.StoreError, match="412"):
+        await array.getitem(slice(None))
+    # A part of the chunk: what cannot be read must not be written over.
+    with pytest.raises(native.exceptions.StoreError, match="412"):
+        await array.setitem(slice(200, 210), 7)
+    range_server.config(rules=[])
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+async def test_put_refused_without_a_condition_is_an_error_at_once(
+    range_server: RangeServer, native: ModuleType
+) -> None:
+    array = await remote.served(range_server, VALUES, mode="r+", chunks=(64,))
+    range_server.config(rules=[Rule(action="status", path="c/3$", status=412, method="PUT")])
+    with pytest.raises(native.exceptions.StoreError, match="412"):
+        await array.setitem(slice(192, 256), 7)
+    assert [logged["method"] for logged in range_server.log()] == ["PUT"]
+
+
+async def test_long_upload_is_no_stall(range_server: RangeServer) -> None:
+    values = np.arange(1 << 16, dtype="uint16")
+    remote.stored(range_server.root / "a", values * 0, chunks=(1 << 16,))
+    array = await remote.opened(range_server, mode="r+", read_timeout="300ms")
+    # As if the upload of 128 KiB took a second; nothing arrives before it is whole.
+    range_server.config(rules=[Rule(action="delay", method="PUT", delay_ms=1_000)])
+    await array.setitem(slice(None), values)
+    assert [logged["method"] for logged in range_server.log()] == ["PUT"]
+
+
 async def test_retry_of_a_write_stores_the_chunk(range_server: RangeServer) -> None:
     stored(range_server)
     array = await opened(range_server, mode="r+")

@@ -66,6 +66,22 @@ pub struct Item {
     pub complete: bool,
 }
 
+impl Item {
+    /// Decoded bytes of what is touched: the chunk, or those subchunks of a shard that the selection may
+    /// fall into.
+    pub(crate) fn touched_bytes(&self, layout: &Layout) -> usize {
+        match layout {
+            Layout::Chunk(_) => self.spec.nbytes,
+            Layout::Shard(sharding) => {
+                let subspec = self.spec.chunk.with_shape(&sharding.chunk_shape);
+                let subchunks = self.selection.touches(&sharding.chunk_shape);
+                let nbytes = subspec.nbytes().unwrap_or(self.spec.nbytes);
+                nbytes.saturating_mul(subchunks).min(self.spec.nbytes)
+            }
+        }
+    }
+}
+
 /// The chunks of one call, and the buffer they come from or go to.
 #[derive(Debug)]
 pub struct Batch {

@@ -8,15 +8,34 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
-/// Decoded bytes that one job of small local chunks takes on: enough that the job's own cost is nothing,
-/// few enough that other batches get their turn soon.
+/// Decoded bytes that one job of small local chunks takes on at most: enough that the job's own cost is
+/// nothing, few enough that other batches get their turn soon.
 const JOB_BYTES: usize = 1 << 20;
+/// And at least, where there are so many.
+const LEAST_JOB_BYTES: usize = 128 << 10;
 /// Chunks that it takes on at most: of tiny ones, opening the files is what takes time.
 const JOB_CHUNKS: usize = 32;
 
-/// Whether a job of so many local chunks takes on one more.
-pub(crate) const fn has_room(chunks: usize, nbytes: usize) -> bool {
-    chunks < JOB_CHUNKS && nbytes < JOB_BYTES
+/// How small local chunks are put together into jobs: each thread gets as many, of about one size.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Jobs {
+    nbytes: usize,
+}
+
+impl Jobs {
+    /// For chunks of so many decoded bytes in all.
+    pub(crate) fn new(nbytes: usize, threads: usize) -> Self {
+        let threads = threads.max(1);
+        let jobs = nbytes.div_ceil(JOB_BYTES).max(1).next_multiple_of(threads);
+        Self {
+            nbytes: nbytes.div_ceil(jobs).max(LEAST_JOB_BYTES),
+        }
+    }
+
+    /// Whether a job of so many chunks takes on one more.
+    pub(crate) const fn has_room(self, chunks: usize, nbytes: usize) -> bool {
+        chunks < JOB_CHUNKS && nbytes < self.nbytes
+    }
 }
 
 /// What sets out in one step.
@@ -47,6 +66,10 @@ pub(crate) async fn drive<'a>(
         {
             running.extend(launch.running);
             waiting = launch.admitted;
+            if waiting.is_none() {
+                // It joined what others had set out with.
+                first.take().map(|first| first.send(()));
+            }
             continue;
         }
         tokio::select! {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::admit::Admission;
-use crate::batch::Array;
+use crate::batch::{Array, Batch};
+use crate::dispatch::Jobs;
 use crate::error::Error;
 use crate::flight::{Flights, ObjectId};
 use crate::index_cache::IndexCache;
@@ -98,6 +99,18 @@ impl Engine {
 
     pub(crate) fn pool(&self) -> Arc<Pool> {
         Arc::clone(&self.pool.read())
+    }
+
+    /// How the chunks of a batch are put together into jobs, where they are local.
+    pub(crate) fn jobs(&self, batch: &Batch) -> Jobs {
+        let layout = &batch.array.layout;
+        let local = (!batch.array.store.is_awaited()).then_some(&batch.items);
+        let nbytes = local
+            .into_iter()
+            .flatten()
+            .map(|item| item.touched_bytes(layout))
+            .fold(0, usize::saturating_add);
+        Jobs::new(nbytes, self.pool().threads())
     }
 
     /// Whether one chunk of `count` may use several threads: the balance of chunk and codec concurrency

@@ -6,7 +6,6 @@
 
 use crate::batch::Batch;
 use crate::coalesce::coalesce;
-use crate::dispatch::has_room;
 use crate::engine::Engine;
 use crate::layout::Layout;
 use crate::read::{Road, road};
@@ -51,6 +50,7 @@ impl Engine {
             index_misses: 0,
             exact: true,
         };
+        let jobs = self.jobs(batch);
         // Of the local job that is being filled.
         let (mut chunks, mut nbytes) = (0, 0);
         for item in &batch.items {
@@ -66,12 +66,12 @@ impl Engine {
                 }
                 _ => {
                     plan.bytes = None;
-                    if chunks == 0 || !has_room(chunks, nbytes) {
+                    if chunks == 0 || !jobs.has_room(chunks, nbytes) {
                         plan.units += 1;
                         (chunks, nbytes) = (0, 0);
                     }
                     chunks += 1;
-                    nbytes += item.spec.nbytes;
+                    nbytes += item.touched_bytes(&batch.array.layout);
                 }
             }
         }

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::batch::{Array, Slots, Spec};
+use crate::common::{Common, WeakCommon};
 use crate::error::Error;
 use crate::out::OutBuffer;
 use crate::place::Want;
@@ -53,7 +53,7 @@ pub(crate) enum Wants {
 }
 
 /// The work of one or more flights, polled by every batch that wants some of it.
-pub(crate) type Unit = Shared<BoxFuture<'static, ()>>;
+pub(crate) type Unit = Common<()>;
 
 /// One object or range on its way.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) struct Flight {
     cargo: Cargo,
     /// `None` once the decoding has begun.
     targets: Mutex<Option<Vec<Target>>>,
-    unit: OnceLock<WeakShared<BoxFuture<'static, ()>>>,
+    unit: OnceLock<WeakCommon<()>>,
     flights: Weak<Flights>,
 }
 
@@ -137,11 +137,9 @@ impl Flights {
         let led = (!led.is_empty()).then(|| {
             let (admitted, heard) = oneshot::channel();
             let own = led.clone();
-            let unit = work(led, admitted).shared();
+            let unit = Common::new(work(led, admitted));
             for flight in &own {
-                if let Some(weak) = unit.downgrade() {
-                    flight.unit.get_or_init(|| weak);
-                }
+                flight.unit.get_or_init(|| unit.downgrade());
             }
             seen.extend(own);
             (unit, heard)

@@ -20,6 +20,7 @@ mod admit;
 mod batch;
 mod coalesce;
 mod codec;
+mod common;
 mod dispatch;
 mod element;
 mod engine;

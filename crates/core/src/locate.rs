@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::batch::{Array, Spec};
+use crate::common::{Common, WeakCommon};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError};
 use crate::flight::ObjectId;
@@ -17,11 +16,11 @@ use crate::pool::guard;
 use crate::shard::{IndexLocation, ShardIndex, Sharding};
 use crate::store::{Get, Part};
 
-type Load = BoxFuture<'static, Result<Option<Located>, Error>>;
+type Load = Result<Option<Located>, Error>;
 
 /// The index fetches under way.
 #[derive(Debug, Default)]
-pub(crate) struct Loads(Mutex<HashMap<ObjectId, (u64, WeakShared<Load>)>>);
+pub(crate) struct Loads(Mutex<HashMap<ObjectId, (u64, WeakCommon<Load>)>>);
 
 impl Loads {
     /// Lets nothing join a fetch that began before now.
@@ -31,21 +30,19 @@ impl Loads {
     }
 
     /// Joins the fetch of this index, or starts one.
-    fn join(
+    fn join<F: Future<Output = Load> + Send + 'static>(
         &self,
         id: &ObjectId,
         fingerprint: u64,
-        load: impl FnOnce() -> Load,
-    ) -> (bool, Shared<Load>) {
+        load: impl FnOnce() -> F,
+    ) -> (bool, Common<Load>) {
         let mut loads = self.0.lock();
         let under_way = loads.get(id).filter(|(made_by, _)| *made_by == fingerprint);
         if let Some(load) = under_way.and_then(|(_, load)| load.upgrade()) {
             return (true, load);
         }
-        let load = load().shared();
-        if let Some(weak) = load.downgrade() {
-            loads.insert(id.clone(), (fingerprint, weak));
-        }
+        let load = Common::new(load());
+        loads.insert(id.clone(), (fingerprint, load.downgrade()));
         (false, load)
     }
 
@@ -54,7 +51,7 @@ impl Loads {
         let mut loads = self.0.lock();
         if loads
             .get(id)
-            .is_some_and(|(_, load)| load.upgrade().is_none_or(|load| load.peek().is_some()))
+            .is_some_and(|(_, load)| load.upgrade().is_none_or(|load| load.is_done()))
         {
             loads.remove(id);
         }
@@ -88,10 +85,11 @@ impl Engine {
                     .load(&array, &spec, &sharding, &key, id, admitted)
                     .await
             }
-            .boxed()
         });
         if shared {
             self.stats.flights_shared.add(1);
+            // It was admitted for another batch: ours may go on.
+            drop(admitted.take());
         }
         let located = load.await;
         self.loads.ended(&id);

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::Bound;
 use crate::batch::{Batch, BatchError, Item, Slots};
-use crate::dispatch::{Launch, drive, has_room};
+use crate::dispatch::{Launch, drive};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::flight::{Cargo, Flight, Target, Ticket, Wants};
@@ -95,21 +95,26 @@ pub(crate) fn road(batch: &Batch, item: &Item, budget: u64) -> Road {
 impl Reader {
     fn launches(&self) -> impl Iterator<Item = Launch<'_>> {
         let items = &self.batch.items;
+        let layout = &self.batch.array.layout;
         let budget = self.engine.admission.byte_budget();
+        let jobs = self.engine.jobs(&self.batch);
         let mut next = 0;
         std::iter::from_fn(move || {
             let first = items.get(next)?;
             let slot = next;
             next += 1;
             if self.batch.array.store.is_awaited() {
-                return Some(match self.batch.array.layout {
+                return Some(match layout {
                     Layout::Shard(_) => self.launch_shard(slot, road(&self.batch, first, budget)),
                     Layout::Chunk(_) => self.launch_objects(slot..next),
                 });
             }
-            let mut nbytes = first.spec.nbytes;
-            while let Some(item) = items.get(next).filter(|_| has_room(next - slot, nbytes)) {
-                nbytes += item.spec.nbytes;
+            let mut nbytes = first.touched_bytes(layout);
+            while let Some(item) = items
+                .get(next)
+                .filter(|_| jobs.has_room(next - slot, nbytes))
+            {
+                nbytes += item.touched_bytes(layout);
                 next += 1;
             }
             Some(self.launch_objects(slot..next))
@@ -285,10 +290,11 @@ impl UnitRun {
                     )?;
                     Ok(false)
                 }
-                Ok(Get::Missing | Get::Changed) => {
+                Ok(Get::Missing) => {
                     fill(&flight.spec.chunk, wants);
                     Ok(true)
                 }
+                Ok(Get::Changed) => Err(StoreError::changed(&flight.array, &flight.key).into()),
                 Ok(Get::Oversized(size)) => {
                     Err(StoreError::oversized(&flight.array, &flight.key, size).into())
                 }

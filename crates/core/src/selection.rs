@@ -140,6 +140,30 @@ impl Selection {
         }
     }
 
+    /// How many subchunks of shape `subchunk` the selection falls into, at most.
+    pub(crate) fn touches(&self, subchunk: &[u64]) -> usize {
+        let along = |positions: &Positions, length: &u64| {
+            let length = i64::try_from(*length).unwrap_or(i64::MAX).max(1);
+            let spanned = positions.extent().map_or(0, |(low, high)| {
+                usize::try_from(high / length - low / length + 1).unwrap_or(usize::MAX)
+            });
+            spanned.min(positions.len())
+        };
+        match self {
+            Self::Grid { axes, .. } => axes
+                .iter()
+                .zip(subchunk)
+                .map(|(axis, length)| along(&axis.chunk, length))
+                .fold(1, usize::saturating_mul),
+            Self::Points { coords, out } => coords
+                .iter()
+                .zip(subchunk)
+                .map(|(positions, length)| along(positions, length))
+                .fold(1, usize::saturating_mul)
+                .min(out.len()),
+        }
+    }
+
     /// Splits the selection along a grid of subchunks of shape `subchunk`.
     ///
     /// Gives each touched subchunk's grid coordinates with the part of the selection that falls into

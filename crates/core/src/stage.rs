@@ -23,6 +23,7 @@ pub(crate) enum Stage {
     Zstd { level: i32, checksum: bool },
     Crc32c,
     Gzip(Arc<dyn BytesToBytesCodecTraits>),
+    Zlib(Arc<dyn BytesToBytesCodecTraits>),
     Blosc(Arc<dyn BytesToBytesCodecTraits>),
     Other(Arc<dyn BytesToBytesCodecTraits>),
 }
@@ -47,6 +48,7 @@ impl Stage {
             },
             "crc32c" => Self::Crc32c,
             "gzip" => Self::Gzip(zarrs),
+            "zlib" | "numcodecs.zlib" => Self::Zlib(zarrs),
             "blosc" => Self::Blosc(zarrs),
             _ => Self::Other(zarrs),
         }
@@ -68,7 +70,7 @@ impl Stage {
                 }
                 BytesRepresentation::UnboundedSize => size,
             },
-            Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
+            Self::Gzip(zarrs) | Self::Zlib(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
                 zarrs.encoded_representation(&size)
             }
         }
@@ -86,17 +88,8 @@ impl Stage {
                 let written = unzstd(encoded, decoded)?;
                 same_size("zstd", written, decoded.len())
             }
-            Self::Gzip(_) => {
-                let mut reader = flate2::read::MultiGzDecoder::new(encoded);
-                let whole = reader
-                    .read_exact(decoded)
-                    .and_then(|()| reader.read(&mut [0]));
-                match whole {
-                    Ok(0) => Ok(()),
-                    Ok(_) => Err(Error::decode("gzip", "more bytes than the chunk has")),
-                    Err(error) => Err(Error::decode("gzip", error)),
-                }
-            }
+            Self::Gzip(_) => self.fill(flate2::read::MultiGzDecoder::new(encoded), decoded),
+            Self::Zlib(_) => self.fill(flate2::read::ZlibDecoder::new(encoded), decoded),
             _ => {
                 let size = BytesRepresentation::FixedSize(decoded.len() as u64);
                 let bytes = self.decode(Cow::Borrowed(encoded), size, options)?;
@@ -115,7 +108,10 @@ impl Stage {
         options: DecodeOptions,
     ) -> Result<Cow<'a, [u8]>, Error> {
         match (self, size) {
-            (Self::Zstd { .. } | Self::Gzip(_), BytesRepresentation::FixedSize(size)) => {
+            (
+                Self::Zstd { .. } | Self::Gzip(_) | Self::Zlib(_),
+                BytesRepresentation::FixedSize(size),
+            ) => {
                 let size =
                     usize::try_from(size).map_err(|error| Error::decode(self.name(), error))?;
                 let mut decoded = vec![0; size];
@@ -141,7 +137,10 @@ impl Stage {
             (Self::Zstd { .. }, BytesRepresentation::UnboundedSize) => zstd::decode_all(&*encoded)
                 .map(Cow::Owned)
                 .map_err(|error| Error::decode("zstd", error)),
-            (Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs), _) => zarrs
+            (
+                Self::Gzip(zarrs) | Self::Zlib(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs),
+                _,
+            ) => zarrs
                 .decode(encoded, &size, &codec_options(options))
                 .map_err(|error| Error::decode(self.name(), error)),
         }
@@ -156,7 +155,7 @@ impl Stage {
                 into.extend_from_slice(&crc32c::crc32c(&decoded).to_le_bytes());
                 Ok(())
             }
-            Self::Gzip(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
+            Self::Gzip(zarrs) | Self::Zlib(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
                 let encoded = zarrs
                     .encode(
                         decoded,
@@ -171,11 +170,24 @@ impl Stage {
         }
     }
 
+    /// Reads exactly as many bytes as are wanted; there must be no more.
+    fn fill(&self, mut reader: impl Read, decoded: &mut [u8]) -> Result<(), Error> {
+        let whole = reader
+            .read_exact(decoded)
+            .and_then(|()| reader.read(&mut [0]));
+        match whole {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Error::decode(self.name(), "more bytes than the chunk has")),
+            Err(error) => Err(Error::decode(self.name(), error)),
+        }
+    }
+
     const fn name(&self) -> &'static str {
         match self {
             Self::Zstd { .. } => "zstd",
             Self::Crc32c => "crc32c",
             Self::Gzip(_) => "gzip",
+            Self::Zlib(_) => "zlib",
             Self::Blosc(_) => "blosc",
             Self::Other(_) => "bytes-to-bytes",
         }

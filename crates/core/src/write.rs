@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::admit::Bound;
 use crate::batch::{Batch, BatchError, Item, Slots};
-use crate::dispatch::{Launch, drive, has_room};
+use crate::dispatch::{Launch, drive};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::flight::ObjectId;
@@ -87,18 +87,23 @@ impl Drop for Writing {
 impl Writer {
     fn launches(&self) -> impl Iterator<Item = Launch<'_>> {
         let items = &self.batch.items;
+        let layout = &self.batch.array.layout;
+        let jobs = self.engine.jobs(&self.batch);
         let mut next = 0;
         std::iter::from_fn(move || {
             let mut group = Vec::new();
             let mut nbytes = 0;
-            while let Some(item) = items.get(next).filter(|_| has_room(group.len(), nbytes)) {
+            while let Some(item) = items
+                .get(next)
+                .filter(|_| jobs.has_room(group.len(), nbytes))
+            {
                 // Locks of a group are never waited for: whoever waits for one holds none.
                 let lock = match &self.batch.array.store {
                     Store::Local(_) => self.try_lock(item),
                     _ => None,
                 };
                 let Some(lock) = lock else { break };
-                nbytes += item.spec.nbytes;
+                nbytes += item.touched_bytes(layout);
                 group.push((next, lock));
                 next += 1;
             }
@@ -283,7 +288,8 @@ impl Writer {
                 .await?
             {
                 Get::Found(fetched) => Some(fetched),
-                Get::Missing | Get::Changed => None,
+                Get::Missing => None,
+                Get::Changed => return Err(StoreError::changed(array, &item.key).into()),
                 Get::Oversized(size) if matches!(array.layout, Layout::Shard(_)) => {
                     // Bytes that belong to no subchunk: once more, with permits for all of them.
                     drop(permits);

@@ -80,12 +80,13 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     body: Body = field(default_factory=BytesBody)
     has_body: bool = True
+    has_length: bool = True
 
     def head(self) -> bytes:
         """Status line and headers as they go onto the wire."""
         lines = [f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        if self.status != HTTPStatus.NOT_MODIFIED:
+        if self.has_length and self.status != HTTPStatus.NOT_MODIFIED:
             lines.append(f"Content-Length: {self.body.nbytes}")
         lines.append("\r\n")
         return "\r\n".join(lines).encode("latin-1")

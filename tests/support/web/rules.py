@@ -23,6 +23,7 @@ Action = Literal[
     "refuse_suffix",
     "no_etag",
     "weak_etag",
+    "no_length",
     "replace",
 ]
 
@@ -42,6 +43,7 @@ class Rule:
         - ``ignore_range``: answer 200 with the whole object;
         - ``refuse_suffix``: answer ``bytes=-n`` with `status`; matches suffix ranges only;
         - ``no_etag``: leave the ETag out;
+        - ``no_length``: do not announce the body's length; its end is that of the connection;
         - ``weak_etag``: make the ETag a weak one, which no If-Match is true of;
         - ``replace``: answer, then put the file `source` in the object's place, or delete the object.
     path
@@ -131,4 +133,7 @@ def spoiled_answer(request: Request, struck: dict[Action, Rule], directory: Dire
         response.headers.pop("ETag", None)
     if "weak_etag" in struck and "ETag" in response.headers:
         response.headers["ETag"] = f"W/{response.headers['ETag']}"
+    if "no_length" in struck:
+        response.headers["Connection"] = "close"
+        response.has_length = False
     return response

@@ -159,8 +159,15 @@ impl RemoteConfig {
             ..retry.clone()
         };
         let client_options = self.client_options()?;
+        let stall = client_options
+            .get_config_value(&ClientConfigKey::ReadTimeout)
+            .map(|timeout| humantime::parse_duration(&timeout).map_err(invalid))
+            .transpose()?;
+        // The door's own: the client's would count from the first byte of an upload, however long that is.
+        let client_options = client_options.with_read_timeout_disabled();
         let connector = Connector {
             door: door.clone(),
+            stall: stall.unwrap_or(STALL_TIMEOUT),
             settings: ClientSettings {
                 options: self.client_options.clone(),
                 headers: self.headers.clone(),
@@ -176,7 +183,7 @@ impl RemoteConfig {
                         builder = builder.with_config(key, value);
                     }
                 }
-                for (name, value) in &self.options {
+                for (name, value) in self.defaults().iter().chain(&self.options) {
                     builder = builder.with_config(parse::<$key>(name)?, value);
                 }
                 // `with_client_options` would replace what the environment says.
@@ -204,7 +211,11 @@ impl RemoteConfig {
                     .with_client_options(client_options)
                     .with_retry(once)
                     .with_http_connector(connector);
-                Ok(Arc::new(builder.build().map_err(invalid)?))
+                // The builder's words may hold the URL, and that a password.
+                let told = |error: object_store::Error| {
+                    invalid(error.to_string().replace(&self.url, "its URL"))
+                };
+                Ok(Arc::new(builder.build().map_err(told)?))
             }
         }
     }
@@ -263,6 +274,15 @@ impl RemoteConfig {
             .iter()
             .find(|(name, _)| names.contains(&name.as_str()));
         set.map_or("", |(_, value)| value)
+    }
+
+    /// Settings that hold unless the store has its own.
+    fn defaults(&self) -> Vec<(String, String)> {
+        match self.kind {
+            // One object at a time is deleted here: bulk deletion hides the status of a refusal.
+            RemoteKind::S3 => vec![("aws_disable_bulk_delete".into(), "true".into())],
+            RemoteKind::Gcs | RemoteKind::Azure | RemoteKind::Http => Vec::new(),
+        }
     }
 
     fn retry(&self) -> RetryConfig {

@@ -17,10 +17,11 @@ use http_body::{Body, Frame, SizeHint};
 use lru::LruCache;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
-    ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+    HttpResponseBody, HttpService, ReqwestConnector,
 };
 use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
 
 use crate::pace::Pace;
 use crate::stats::{InFlight, Stats};
@@ -77,6 +78,10 @@ impl Answer {
     }
 }
 
+/// Bytes per second that an upload makes at least: what 128 at once share of 34 Mbit/s.
+const SLOWEST_UPLOAD: u64 = 32 << 10;
+/// Bytes that are taken of a body whose length the server does not tell.
+const MOST_UNMEASURED: usize = 1 << 30;
 /// HTTP clients that are kept, with their open connections.
 const KEPT_CLIENTS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
@@ -117,6 +122,8 @@ impl Door {
 pub(super) struct Connector {
     pub(super) door: Door,
     pub(super) settings: ClientSettings,
+    /// How long nothing may arrive.
+    pub(super) stall: Duration,
 }
 
 impl std::fmt::Debug for Connector {
@@ -129,7 +136,7 @@ impl std::fmt::Debug for Connector {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let settings = ClientSettings {
-            made: format!("{options:?}"),
+            made: format!("{options:?}{:?}", proxies()),
             ..self.settings.clone()
         };
         let mut clients = self.door.clients.lock();
@@ -140,10 +147,19 @@ impl HttpConnector for Connector {
             inner: ReqwestConnector::default().connect(options)?,
             stats: Arc::clone(&self.door.stats),
             pace: Arc::clone(&self.door.pace),
+            stall: self.stall,
         });
         clients.put(settings, client.clone());
         Ok(client)
     }
+}
+
+/// What the environment says of proxies, which a client heeds when it is made.
+fn proxies() -> Vec<(String, String)> {
+    let names = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    std::env::vars()
+        .filter(|(name, _)| names.contains(&name.to_ascii_lowercase().as_str()))
+        .collect()
 }
 
 #[derive(Debug)]
@@ -151,6 +167,21 @@ struct Doorkeeper {
     inner: HttpClient,
     stats: Arc<Stats>,
     pace: Arc<Pace>,
+    stall: Duration,
+}
+
+/// Nothing has arrived for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing arrived for {0:?}")]
+struct Stalled(Duration);
+
+/// A body whose length was not told has not ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the body has no announced length and more than {MOST_UNMEASURED} bytes")]
+struct Endless;
+
+fn stalled(after: Duration) -> HttpError {
+    HttpError::new(HttpErrorKind::Timeout, Stalled(after))
 }
 
 #[async_trait::async_trait]
@@ -165,10 +196,24 @@ impl HttpService for Doorkeeper {
         // The answer to a put waits for its body too.
         let is_get = request.method() == Method::GET;
         let sent = Pace::sent(self.stats.requests_in_flight.get()).filter(|_| is_get);
-        let response = self.inner.execute(request).await?;
-        self.pace.answered(sent);
+        // An answer comes when the whole request has arrived, and of that nothing is seen here.
+        let upload = Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD);
+        let patience = self.stall + upload;
+        let response = tokio::time::timeout(patience, self.inner.execute(request))
+            .await
+            .map_err(|_| stalled(patience))??;
+        if response.status().is_success() {
+            self.pace.answered(sent);
+        }
         ANSWER.try_with(|answer| answer.note(&response)).ok();
-        let (mut parts, body) = response.into_parts();
+        let (mut parts, mut body) = response.into_parts();
+        if is_get && parts.status.is_success() && length(&parts.headers).is_none() {
+            // Sent as it was made. Nobody can use a body whose length is not known.
+            let bytes = collect(body, self.stall).await?;
+            let length = HeaderValue::from(bytes.len());
+            parts.headers.insert(CONTENT_LENGTH, length);
+            body = bytes.into();
+        }
         let mut cut = Cut::default();
         if let Some((range, size)) = range
             .filter(|_| parts.status == StatusCode::OK)
@@ -191,9 +236,29 @@ impl HttpService for Doorkeeper {
         let body = HttpResponseBody::new(Passing {
             inner: body,
             cut,
+            stall: self.stall,
+            stalled: Box::pin(tokio::time::sleep(self.stall)),
             _in_flight: in_flight,
         });
         Ok(HttpResponse::from_parts(parts, body))
+    }
+}
+
+/// Takes in a body of unknown length.
+async fn collect(mut body: HttpResponseBody, stall: Duration) -> Result<Bytes, HttpError> {
+    let mut bytes = Vec::new();
+    loop {
+        let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+        let frame = tokio::time::timeout(stall, next).await;
+        let Some(frame) = frame.map_err(|_| stalled(stall))?.transpose()? else {
+            return Ok(bytes.into());
+        };
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > MOST_UNMEASURED {
+            return Err(HttpError::new(HttpErrorKind::Decode, Endless));
+        }
     }
 }
 
@@ -255,6 +320,8 @@ impl Cut {
 struct Passing {
     inner: HttpResponseBody,
     cut: Cut,
+    stall: Duration,
+    stalled: Pin<Box<Sleep>>,
     _in_flight: InFlight,
 }
 
@@ -269,7 +336,16 @@ impl Body for Passing {
         if self.cut.take == Some(0) {
             return Poll::Ready(None);
         }
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+            let after = self.stall;
+            return self
+                .stalled
+                .as_mut()
+                .poll(context)
+                .map(|()| Some(Err(stalled(after))));
+        };
+        let deadline = Instant::now() + self.stall;
+        self.stalled.as_mut().reset(deadline);
         Poll::Ready(
             frame.map(|frame| frame.map(|frame| frame.map_data(|data| self.cut.apply(data)))),
         )

@@ -52,7 +52,8 @@ impl Times {
         }
         let middle = times.len() / 2;
         let (_, median, _) = times.select_nth_unstable(middle);
-        Some(median.mul_f64(factor).max(SOONEST))
+        let patience = Duration::try_from_secs_f64(median.as_secs_f64() * factor);
+        Some(patience.unwrap_or(Duration::MAX).max(SOONEST))
     }
 }
 

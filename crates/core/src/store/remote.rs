@@ -16,6 +16,7 @@ use object_store::{
 
 use super::door::Answer;
 use super::hedge::{Hedge, Times};
+use super::retry::Truncated;
 use super::{Condition, Fetched, Get, Part, Put, Validator};
 use crate::error::Error;
 use crate::stats::Stats;
@@ -142,7 +143,7 @@ impl RemoteStore {
         };
         let result = match self.client.get_opts(path, options).await {
             Err(object_store::Error::NotFound { .. }) if says_missing() => return Ok(Get::Missing),
-            Err(object_store::Error::Precondition { .. }) => return Ok(Get::Changed),
+            Err(error) if expected.is_some() && says_changed(&error) => return Ok(Get::Changed),
             other => other?,
         };
         let validator = result.meta.e_tag.clone().map(Validator::ETag);
@@ -158,10 +159,9 @@ impl RemoteStore {
         }
         let bytes = result.bytes().await?;
         if bytes.len() as u64 != wanted {
-            let source = format!("the body ended after {} of {wanted} bytes", bytes.len());
             return Err(object_store::Error::Generic {
                 store: "HTTP",
-                source: source.into(),
+                source: Box::new(Truncated(bytes.len(), wanted)),
             });
         }
         Ok(Get::Found(Fetched {
@@ -228,10 +228,11 @@ impl RemoteStore {
                     .await
                 {
                     Ok(_) => Ok(Put::Done),
+                    // Without a condition, such an answer is about something else: a lease, for one.
                     Err(
                         object_store::Error::Precondition { .. }
                         | object_store::Error::AlreadyExists { .. },
-                    ) => Ok(Put::Conflict),
+                    ) if mode != PutMode::Overwrite => Ok(Put::Conflict),
                     // The object that was to be replaced is gone.
                     Err(object_store::Error::NotFound { .. })
                         if matches!(mode, PutMode::Update(_)) =>
@@ -280,8 +281,10 @@ impl RemoteStore {
         while let Some(part) = parts.next().await {
             if let Err(error) = part {
                 drop(parts);
-                // The upload has failed already; what it left is the store's to expire.
-                upload.abort().await.ok();
+                // With an answer of its own, so that the part's status is the one that is told. What even
+                // this leaves is the store's to expire.
+                let answer = Arc::new(Answer::default());
+                answer.noting(upload.abort()).await.ok();
                 return Err(error);
             }
         }
@@ -317,6 +320,14 @@ impl RemoteStore {
             .map_err(|error| Error::invalid(format!("key {key:?} is not a path: {error}")))?;
         Ok(self.prefix.parts().chain(key.parts()).collect())
     }
+}
+
+/// Whether an object is not the one that was expected: it has another tag, or no such range.
+fn says_changed(error: &object_store::Error) -> bool {
+    matches!(
+        error,
+        object_store::Error::Precondition { .. } | object_store::Error::NotSupported { .. }
+    ) || Answer::last_status() == Some(416)
 }
 
 /// Whether an object is missing: `object_store` says so of a 405 as well.

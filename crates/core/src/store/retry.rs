@@ -24,7 +24,13 @@ pub(super) struct Refusal {
 struct Failure {
     error: object_store::Error,
     answer: Arc<Answer>,
+    operation: &'static str,
 }
+
+/// A body that ended before its announced length.
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended after {0} of {1} bytes")]
+pub(super) struct Truncated(pub(super) usize, pub(super) u64);
 
 impl RemoteStore {
     /// Makes attempts until one succeeds, cannot succeed, or the store's retry settings say stop.
@@ -43,7 +49,11 @@ impl RemoteStore {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            let failure = Failure { error, answer };
+            let failure = Failure {
+                error,
+                answer,
+                operation,
+            };
             let pause = failure
                 .may_pass()
                 .then(|| failure.pause(&self.retry, attempts))
@@ -121,24 +131,28 @@ impl Failure {
     fn may_pass(&self) -> bool {
         match (&self.error, self.failed_status()) {
             (_, Some(status)) => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
-            (object_store::Error::Generic { .. }, None) => !self.misbuilt(),
+            (object_store::Error::Generic { .. }, None) => self.broke_off(),
             _ => false,
         }
     }
 
-    /// Whether the request never left because it could not be made.
-    fn misbuilt(&self) -> bool {
+    /// Whether the wire failed, as against a request that could not be made or an answer that makes no sense.
+    fn broke_off(&self) -> bool {
         if self.last_words() == "URL scheme is not allowed" {
-            return true;
+            return false;
         }
         let mut source = std::error::Error::source(&self.error);
         while let Some(error) = source {
             if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-                return http.kind() == object_store::client::HttpErrorKind::Decode;
+                return http.kind() != object_store::client::HttpErrorKind::Decode;
+            }
+            if error.is::<Truncated>() {
+                return true;
             }
             source = error.source();
         }
-        false
+        // S3 may begin an answer with a good status and end it with an error.
+        self.operation != "get"
     }
 
     fn timed_out(&self) -> bool {
