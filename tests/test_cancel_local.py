@@ -133,6 +133,23 @@ async def test_no_request_follows_a_cancellation() -> None:
     assert len(store.begun) == 4
 
 
+@pytest.mark.usefixtures("native")
+async def test_calls_that_reach_the_loop_after_the_cancellation_are_cancelled_too() -> None:
+    store = GatedStore()
+    array = await made(store)
+    store.gate.clear()
+    store.begun.clear()
+    for _ in range(20):
+        task = reading(array, np.zeros(32, dtype="i4"))
+        await asyncio.sleep(0)
+        task.cancel()
+        # Meanwhile the engine's calls line up behind the cancellation.
+        time.sleep(0.005)  # noqa: ASYNC251  # the loop must not turn
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await until(lambda: all_were_cancelled(store))
+
+
 def some_are_there(values: np.ndarray[Any, Any], some: int) -> bool:
     """Tell whether more than `some` of 64 chunks have been read."""
     return bool(np.count_nonzero(values[:: CHUNK * CHUNKS // 64] == 1) > some)

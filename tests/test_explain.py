@@ -244,6 +244,12 @@ async def test_explain_of_a_bridged_store_tells_its_gets(native: ModuleType) -> 
     assert store.counter["get"] == gets + 4
 
 
+def test_explain_by_an_unknown_way_of_indexing_names_those_there_are(native: ModuleType) -> None:
+    array = created(MemoryStore(), OURS, shape=(8,), chunks=(2,), dtype="u2")
+    with pytest.raises(ValueError, match=r"'blocks'.*'coordinate'"):
+        native.explain(array, indexing="blocks")
+
+
 def test_explain_of_an_unknown_codec_tells_the_fallback(native: ModuleType) -> None:
     filters = [numcodecs.Delta(dtype="u2")]
     array = created(MemoryStore(), OURS, shape=(8,), chunks=(2,), dtype="u2", zarr_format=2, filters=filters)

@@ -73,6 +73,18 @@ in_child(job)
 if isinstance(store, LocalStore):
     check()
 """,
+    "with-the-options-of-its-parent": """
+zarr.config.set({"threading.max_workers": 3})
+array = zarr.open_array(store)
+array[...] = values
+def job():
+    check(array)
+    names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+    assert sum(name.startswith("zarrs-async-cpu") for name in names) == 3, names
+if sys.platform == "linux":
+    in_child(job)
+check()
+""",
     "opened-in-the-child": """
 array[...] = values
 in_child(lambda: check(zarr.open_array(store, mode="r")))

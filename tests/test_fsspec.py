@@ -10,6 +10,7 @@ import pytest
 import zarr
 import zarr.api.asynchronous
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from s3fs import S3FileSystem
 from zarr.storage import FsspecStore
 
 from zarrs_async._stores import describe, is_native
@@ -209,6 +210,33 @@ async def test_s3_native_never_uses_the_environment(
     store = opened("s3", f"{s3_server.bucket}/{s3_server.new_prefix()}", **s3_server.s3fs_options())
     array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,))
     np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+async def test_http_url_with_a_user_is_bridged(opened: Opener) -> None:
+    assert not is_native(describe(opened("http", "http://user:secret@127.0.0.1:1/a")))
+
+
+async def test_s3_with_positional_arguments_is_bridged() -> None:
+    filesystem = S3FileSystem(False, key="a", secret="b", endpoint_url="http://127.0.0.1:1", asynchronous=True)  # noqa: FBT003, S106  # what is tested
+    assert not is_native(describe(FsspecStore(filesystem, path="bucket/prefix")))
+
+
+async def test_s3_without_a_bucket_is_bridged(opened: Opener) -> None:
+    options = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
+    assert is_native(describe(opened("s3", "bucket", **options)))
+    assert not is_native(describe(opened("s3", "/", **options)))
+
+
+async def test_s3_where_botos_files_name_an_endpoint_is_bridged(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    options: dict[str, Any] = {"key": "a", "secret": "b", "client_kwargs": {"region_name": "eu-west-1"}}
+    assert is_native(describe(opened("s3", "bucket/prefix", **options)))
+    (tmp_path / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:1\n")
+    assert not is_native(describe(opened("s3", "bucket/prefix", **options)))
 
 
 async def test_store_with_exceptions_of_its_own_for_missing_keys_is_bridged(opened: Opener) -> None:

@@ -108,7 +108,15 @@ def explain(
     Returns
     -------
     Explanation
+
+    Raises
+    ------
+    ValueError
+        For another word than these. Blocks are given as the slices that they are.
     """
+    if indexing not in _METHODS:
+        msg = f"indexing is {indexing!r}, but must be one of {', '.join(map(repr, _METHODS))}"
+        raise ValueError(msg)
     source = array.async_array if isinstance(array, zarr.Array) else array
     pipeline = source.codec_pipeline
     recorder = _Recorder(pipeline)

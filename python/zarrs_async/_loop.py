@@ -56,11 +56,11 @@ async def _call(store: Store, operation: str, key: str, argument: Any, reply: Re
         else:
             await store.delete(key)
             reply.done(None)
-    except asyncio.CancelledError as error:
+    except BaseException as error:
+        # Whatever a store raises is its answer; what is meant for the loop goes on to it.
         reply.failed(error)
-        raise
-    except BaseException as error:  # noqa: BLE001  # whatever a store raises is its answer
-        reply.failed(error)
+        if not isinstance(error, Exception):
+            raise
 
 
 def _byte_request(argument: tuple[int, int] | int | None) -> ByteRequest | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
@@ -23,6 +24,7 @@ Description = dict[str, Any]
 _KINDS = {"S3Store": "s3", "GCSStore": "gcs", "AzureStore": "azure", "HTTPStore": "http"}
 _S3FS_OPTIONS = {"anon", "asynchronous", "client_kwargs", "endpoint_url", "key", "loop", "secret", "token"}
 _S3FS_CLIENT_OPTIONS = {"endpoint_url", "region_name"}
+_CLIENT_VARIABLES = ("ALLOW_HTTP", "ALLOW_INVALID_CERTIFICATES", "PROXY_URL", "PROXY_CA_CERTIFICATE", "PROXY_EXCLUDES")
 
 
 def describe(store: Store, *, direct_io: bool = False) -> Description:
@@ -70,14 +72,18 @@ def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN
         return None if store.prefix is None else _local(store.prefix, direct_io=direct_io)
     if name not in _KINDS or getattr(store, "credential_provider", None) is not None:
         return None
+    config = _config(store)
+    if config is None:
+        return None
     client_options = dict(store.client_options or {})
     headers = client_options.pop("default_headers", {})
     description = {
         "kind": _KINDS[name],
-        "environment": _environment(_KINDS[name]),
+        # Client options that are given stand in place of all that the environment has.
+        "environment": _environment(_KINDS[name], client=store.client_options is None),
         "url": store.url if name == "HTTPStore" else "",
         "prefix": getattr(store, "prefix", None) or "",
-        "options": _texts(getattr(store, "config", None) or {}),
+        "options": _texts(config),
         "client_options": _texts(client_options),
         "headers": [(key, _bytes(value)) for key, value in headers.items()],
         **_retries(store.retry_config or {}),
@@ -87,11 +93,30 @@ def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN
     return description
 
 
-def _environment(kind: str) -> list[tuple[str, str]]:
+def _config(store: Any) -> Mapping[str, Any] | None:  # noqa: ANN401  # obstore need not be there
+    """Give an obstore store's settings; None where it cannot tell them."""
+    try:
+        return getattr(store, "config", None) or {}
+    except BaseException as error:
+        # Settings of the client among those of the service make obstore panic, which is no `Exception`.
+        if type(error).__name__ != "PanicException":
+            raise
+        return None
+
+
+def _environment(kind: str, *, client: bool) -> list[tuple[str, str]]:
     """Variables that obstore would take settings from, as they are now: a store keeps those it was made with."""
-    prefixes = {"s3": "AWS_", "gcs": "GOOGLE_", "azure": "AZURE_"}
-    prefix = prefixes.get(kind)
-    return sorted(item for item in os.environ.items() if prefix and item[0].startswith(prefix))
+    prefixes = {"s3": ("AWS_",), "gcs": ("SERVICE_ACCOUNT", "GOOGLE_"), "azure": ("AZURE_", "IDENTITY_ENDPOINT")}
+    found = []
+    for prefix in prefixes.get(kind, ()):
+        whole = not prefix.endswith("_")
+        found += sorted(
+            (name, value)
+            for name, value in os.environ.items()
+            if (name == prefix if whole else name.startswith(prefix))
+            and (client or name.removeprefix(prefix) not in _CLIENT_VARIABLES)
+        )
+    return found
 
 
 def _retries(retry: Mapping[str, Any]) -> Description:
@@ -114,32 +139,40 @@ def _fsspec(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN4
 
     filesystem = getattr(store.fs, "sync_fs", store.fs)
     options = dict(filesystem.storage_options)
-    if store.allowed_exceptions != ALLOWED_EXCEPTIONS:
+    if store.allowed_exceptions != ALLOWED_EXCEPTIONS or filesystem.storage_args:
         return None
     match f"{type(filesystem).__module__}.{type(filesystem).__name__}":
         case "fsspec.implementations.local.LocalFileSystem" if not set(options) - {"asynchronous", "loop"}:
-            return _local(store.path, direct_io=direct_io)
+            # Any other path is fsspec's to resolve.
+            is_absolute = store.path.startswith("/") and store.path.strip("/")
+            return _local(store.path, direct_io=direct_io) if is_absolute else None
         case "fsspec.implementations.http.HTTPFileSystem" if not set(options) - {"asynchronous", "loop"}:
             return _http(store.path)
         case "s3fs.core.S3FileSystem":
-            return _s3fs(store.path, options)
+            bucket, prefix, _ = filesystem.split_path(store.path)
+            return _s3fs(bucket, prefix, options)
     return None
 
 
 def _http(url: str) -> Description | None:
-    if not url.startswith(("http://", "https://")) or "?" in url:
+    if not url.startswith(("http://", "https://")) or "?" in url or "@" in url:
         return None
     return {"kind": "http", "url": url, "client_options": [("allow_http", "true")]}
 
 
-def _s3fs(path: str, options: dict[str, Any]) -> Description | None:
+def _s3fs(bucket: str, prefix: str, options: dict[str, Any]) -> Description | None:
     client = options.get("client_kwargs") or {}
     if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
         return None
-    bucket, _, prefix = path.partition("/")
     endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    if not bucket or ":" in bucket:
+        # An access point has a name of another form.
+        return None
+    if "AWS_CA_BUNDLE" in os.environ and not str(endpoint).startswith("http://"):
+        # Certificates that boto alone heeds.
+        return None
     region = client.get("region_name")
-    if not endpoint and (not region or any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ)):
+    if not endpoint and (not region or _boto_may_know_an_endpoint()):
         # boto would look for them, and follow redirects.
         return None
     settings = {"aws_bucket": bucket, "aws_region": region or "us-east-1"}
@@ -162,6 +195,22 @@ def _s3fs(path: str, options: dict[str, Any]) -> Description | None:
         "options": _texts(settings),
         "client_options": [("allow_http", allow_http)],
     }
+
+
+def _boto_may_know_an_endpoint() -> bool:
+    """Whether the environment or boto's files name endpoints."""
+    if any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ):
+        return True
+    files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+    for variable, default in files.items():
+        try:
+            text = Path(os.environ.get(variable, default)).expanduser().read_text(encoding="utf-8", errors="replace")
+        except (OSError, RuntimeError):
+            # No such file, or no home to look for it in.
+            continue
+        if "endpoint_url" in text:
+            return True
+    return False
 
 
 def _texts(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:

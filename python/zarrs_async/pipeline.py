@@ -30,7 +30,7 @@ from zarr.storage import StorePath
 from zarrs_async import _rust
 from zarrs_async._config import Options
 from zarrs_async._stats import count_fallback
-from zarrs_async._stores import describe
+from zarrs_async._stores import Description, describe
 from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 _OPAQUE = "mMVSU"
 _generation = 0
+_configured = -1
+"""The generation whose engine has been given bounds."""
 
 
 def _after_fork() -> None:
@@ -94,6 +96,8 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
     store: Store | None = field(default=None, repr=False)
     options: Options = field(default_factory=Options.from_config, compare=False)
     _native: _Native | None = field(default=None, init=False, repr=False, compare=False)
+    # Made with the pipeline: credentials of the environment are those of that moment.
+    _description: Description | None = field(default=None, init=False, repr=False, compare=False)
 
     __module__ = "zarrs_async"
 
@@ -119,12 +123,15 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             When an option in ``zarr.config`` has a value that is not allowed.
         """
         made = cls(default=_default(array_metadata), metadata=array_metadata, store=store)
+        made._description = describe(store, direct_io=made.options.direct_io)  # its own class
         _apply(made.options)
         return made
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """Fill in what codecs infer from an array's spec."""
-        return replace(self, default=_evolved(self.default, array_spec))
+        evolved = replace(self, default=_evolved(self.default, array_spec))
+        evolved._description = self._description  # noqa: SLF001  # its own class
+        return evolved
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave options and the engine's array behind: whoever unpickles has their own."""
@@ -134,7 +141,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         """Read the options anew."""
         self.__dict__.update(state)
         self.options = Options.from_config()
-        self._native = None
+        self._native = self._description = None
         if self.store is not None:
             _apply(self.options)
 
@@ -284,8 +291,14 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         metadata = self.metadata
         if metadata is None:
             return _Native(store, _generation, None, "pipelines without metadata")
+        if _configured != _generation:
+            # A forked child has an engine of its own.
+            _apply(self.options)
+        description = self._description if store is self.store else None
         try:
-            array = _native_array(metadata, store, self.options)
+            array = _native_array(
+                metadata, description or describe(store, direct_io=self.options.direct_io), self.options
+            )
         except NotImplementedError as unsupported:
             return _Native(store, _generation, None, str(unsupported))
         return _Native(store, _generation, array, "")
@@ -322,6 +335,8 @@ async def _drained(running: _rust.Running) -> None:
 
 
 def _apply(options: Options) -> None:
+    global _configured  # noqa: PLW0603  # one number for the process
+    _configured = _generation
     _rust.configure(
         options.threads,
         options.requests,
@@ -364,7 +379,7 @@ def _evolved(codecs: Iterable[Codec], spec: ArraySpec) -> BatchedCodecPipeline:
     return BatchedCodecPipeline.from_codecs(evolved)
 
 
-def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _rust.NativeArray:
+def _native_array(metadata: ArrayMetadata, description: Description, options: Options) -> _rust.NativeArray:
     """Make the engine's array.
 
     Raises
@@ -391,7 +406,7 @@ def _native_array(metadata: ArrayMetadata, store: Store, options: Options) -> _r
         json.dumps(metadata.to_dict(), default=_json),
         (dtype.itemsize, kind, unit, big),
         np.array(fill, dtype=dtype).tobytes(),
-        describe(store, direct_io=options.direct_io),
+        description,
         {
             "chunk_concurrent_maximum": options.chunk_concurrent_maximum,
             "chunk_concurrent_minimum": options.chunk_concurrent_minimum,

@@ -1,8 +1,10 @@
 //! One array, built once from its metadata; and the batches that run on it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use futures::FutureExt;
 use numpy::PyUntypedArray;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -12,7 +14,9 @@ use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use zarrs_async_core::{Array, Batch, Element, Kind, Layout, OutBuffer, Settings, read, write};
+use zarrs_async_core::{
+    Array, Batch, Element, Error, Kind, Layout, OutBuffer, Settings, read, write,
+};
 
 use crate::batch::{self, Context};
 use crate::clerk::{Message, Outcome};
@@ -317,7 +321,11 @@ fn spawn<'py>(
     let task = process.spawn(async move {
         // Dropped after the batch, whether that ends or is aborted.
         let _ending = ending;
-        let outcome = run.await;
+        // Whoever awaits must hear of it, whatever happened.
+        let outcome = AssertUnwindSafe(run).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            Outcome::Write(Err(Error::Stopped("a task panicked".into()).into()))
+        });
         // A clerk that has gone means an interpreter that has.
         drop(clerk.send(Message::Done {
             locals,

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyPermissionError, PyTimeoutError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3_async_runtimes::TaskLocals;
@@ -211,8 +212,18 @@ impl Call {
 #[pymethods]
 impl Reply {
     /// Notes the task that is to be cancelled when nobody waits for the answer any more.
-    fn started(&self, task: Py<PyAny>) {
-        *self.task.lock() = Some(task);
+    fn started(&self, task: &Bound<'_, PyAny>) -> PyResult<()> {
+        *self.task.lock() = Some(task.clone().unbind());
+        let is_wanted = self
+            .sender
+            .lock()
+            .as_ref()
+            .is_some_and(|sender| !sender.is_closed());
+        if !is_wanted {
+            // Whoever asked went away before there was a task to cancel; it has not begun yet.
+            task.call_method0(intern!(task.py(), "cancel"))?;
+        }
+        Ok(())
     }
 
     /// Gives the answer: a contiguous buffer, or None for what is not there.

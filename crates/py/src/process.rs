@@ -141,12 +141,17 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// Ends what is under way, within a bounded time; for the end of the interpreter.
 #[pyfunction]
 pub(crate) fn shutdown(py: Python<'_>) {
-    let Some(process) = PROCESS
-        .swap(None)
-        .filter(|process| process.pid == std::process::id())
-    else {
+    let Some(process) = PROCESS.swap(None) else {
         return;
     };
+    if process.pid != std::process::id() {
+        #[expect(
+            clippy::mem_forget,
+            reason = "a parent's threads are not here, and its locks may be held by them"
+        )]
+        std::mem::forget(process);
+        return;
+    }
     let runtime = process.runtime.lock().take();
     let clerk = process.clerks_thread.lock().take();
     py.detach(|| {
