@@ -198,7 +198,9 @@ impl RemoteConfig {
                     .with_client_options(client_options)
                     .with_retry(once)
                     .with_http_connector(connector);
-                Ok(Arc::new(builder.build().map_err(invalid)?))
+                Ok(Arc::new(
+                    builder.build().map_err(|error| self.told(&error))?,
+                ))
             }};
         }
         match self.kind {
@@ -211,11 +213,9 @@ impl RemoteConfig {
                     .with_client_options(client_options)
                     .with_retry(once)
                     .with_http_connector(connector);
-                // The builder's words may hold the URL, and that a password.
-                let told = |error: object_store::Error| {
-                    invalid(error.to_string().replace(&self.url, "its URL"))
-                };
-                Ok(Arc::new(builder.build().map_err(told)?))
+                Ok(Arc::new(
+                    builder.build().map_err(|error| self.told(&error))?,
+                ))
             }
         }
     }
@@ -274,6 +274,21 @@ impl RemoteConfig {
             .iter()
             .find(|(name, _)| names.contains(&name.as_str()));
         set.map_or("", |(_, value)| value)
+    }
+
+    /// What a builder says, without the URL and the values that it may repeat.
+    fn told(&self, error: &object_store::Error) -> Error {
+        let mut words = error.to_string();
+        if !self.url.is_empty() {
+            words = words.replace(&self.url, "its URL");
+        }
+        let settings = [&self.options, &self.client_options, &self.environment];
+        for (_, value) in settings.into_iter().flatten() {
+            if value.len() > "false".len() {
+                words = words.replace(value, "…");
+            }
+        }
+        invalid(words)
     }
 
     /// Settings that hold unless the store has its own.
@@ -335,7 +350,6 @@ fn parse<K: FromStr>(name: &str) -> Result<K, Error> {
     K::from_str(name).map_err(|_| Error::unsupported(format!("store option {name:?}")))
 }
 
-/// The builders' own words name settings, not their values.
 fn invalid(error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("the store cannot be opened: {error}"))
 }
@@ -459,6 +473,22 @@ mod tests {
             let store = config.build(&door).unwrap();
             let shown = format!("{config:?} {} {store:?}", store.name());
             assert!(!shown.contains("hidden"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_a_builder_says_shows_no_secret() {
+        let url = RemoteConfig {
+            url: "http://user:hidden@[::1/data".into(),
+            ..config(RemoteKind::Http, &[])
+        };
+        let value = config(
+            RemoteKind::S3,
+            &[("aws_imdsv1_fallback", "hidden-by-mistake")],
+        );
+        for config in [url, value] {
+            let error = config.build(&door()).unwrap_err().to_string();
+            assert!(!error.contains("hidden"), "{error}");
         }
     }
 

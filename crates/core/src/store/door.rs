@@ -21,7 +21,7 @@ use object_store::client::{
     HttpResponseBody, HttpService, ReqwestConnector,
 };
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::pace::Pace;
 use crate::stats::{InFlight, Stats};
@@ -237,7 +237,7 @@ impl HttpService for Doorkeeper {
             inner: body,
             cut,
             stall: self.stall,
-            stalled: Box::pin(tokio::time::sleep(self.stall)),
+            stalled: None,
             _in_flight: in_flight,
         });
         Ok(HttpResponse::from_parts(parts, body))
@@ -321,7 +321,8 @@ struct Passing {
     inner: HttpResponseBody,
     cut: Cut,
     stall: Duration,
-    stalled: Pin<Box<Sleep>>,
+    /// Runs while a frame is waited for; most bodies have arrived with their head.
+    stalled: Option<Pin<Box<Sleep>>>,
     _in_flight: InFlight,
 }
 
@@ -338,14 +339,15 @@ impl Body for Passing {
         }
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
             let after = self.stall;
-            return self
+            let timer = self
                 .stalled
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
+            return timer
                 .as_mut()
                 .poll(context)
                 .map(|()| Some(Err(stalled(after))));
         };
-        let deadline = Instant::now() + self.stall;
-        self.stalled.as_mut().reset(deadline);
+        self.stalled = None;
         Poll::Ready(
             frame.map(|frame| frame.map(|frame| frame.map_data(|data| self.cut.apply(data)))),
         )

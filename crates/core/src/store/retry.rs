@@ -190,7 +190,11 @@ impl Failure {
         if self.timed_out() {
             return "nothing arrived within the timeout of its client options".to_owned();
         }
-        self.last_words()
+        let words = self.last_words();
+        if words.contains('<') {
+            return "the server sent an error where the object should be".to_owned();
+        }
+        words
     }
 
     /// What the innermost error says.
