@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import botocore.session
 import numpy as np
 import pytest
 import s3fs
@@ -229,6 +230,35 @@ async def test_large_object_is_put_in_parts(s3_server: S3Server, native: ModuleT
     assert after["requests"] - before["requests"] == 7
     assert after["bytes_written"] - before["bytes_written"] == values.nbytes
     np.testing.assert_array_equal(await array.getitem(slice(None)), values)
+
+
+async def test_cancelled_upload_in_parts_leaves_none(s3_server: S3Server, native: ModuleType) -> None:
+    options = s3_server.s3fs_options()
+    client = botocore.session.get_session().create_client(
+        "s3", aws_access_key_id=options["key"], aws_secret_access_key=options["secret"], **options["client_kwargs"]
+    )
+
+    def uploads() -> list[Any]:
+        listed: list[Any] = client.list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
+        return listed
+
+    store = ObjectStore(s3_server.obstore(s3_server.new_prefix()))
+    array = await zarr.api.asynchronous.create_array(
+        store=store, shape=(160 << 20,), chunks=(160 << 20,), dtype="uint8", compressors=None
+    )
+    values = np.random.default_rng(1).integers(0, 256, 160 << 20, "uint8")
+    before = native.stats()["requests"]
+    writing = asyncio.create_task(array.setitem(slice(None), values))
+    # Begun, and some of its ten parts on their way.
+    while native.stats()["requests"] < before + 3:  # noqa: ASYNC110  # counters have no event
+        await asyncio.sleep(0)
+    assert len(uploads()) == 1
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    async with asyncio.timeout(20):
+        while uploads():  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.05)
 
 
 async def test_wrong_credentials_are_a_permission_error(s3_server: S3Server, native: ModuleType) -> None:

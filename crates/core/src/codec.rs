@@ -364,6 +364,8 @@ mod tests {
         r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"crc32c"},{"name":"zstd","configuration":{"level":1,"checksum":false}}]"#,
         r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"gzip","configuration":{"level":5}}]"#,
         r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"gzip","configuration":{"level":5}},{"name":"zstd","configuration":{"level":1,"checksum":false}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"numcodecs.zlib","configuration":{"level":1}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"numcodecs.bz2","configuration":{"level":1}}]"#,
         r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"blosc","configuration":{"cname":"lz4","clevel":5,"shuffle":"shuffle","typesize":2,"blocksize":0}}]"#,
     ];
 
@@ -431,6 +433,30 @@ mod tests {
                     "{json}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn more_bytes_than_the_chunk_has_are_refused() {
+        let (small, large) = (spec(&[3, 5, 7]), spec(&[3, 5, 700]));
+        for codec in [
+            r#"{"name": "zstd", "configuration": {"level": 1, "checksum": false}}"#,
+            r#"{"name": "gzip", "configuration": {"level": 1}}"#,
+            r#"{"name": "numcodecs.zlib", "configuration": {"level": 1}}"#,
+            r#"{"name": "numcodecs.bz2", "configuration": {"level": 1}}"#,
+        ] {
+            let bytes = r#"{"name": "bytes", "configuration": {"endian": "little"}}"#;
+            let json = format!("[{bytes}, {codec}]");
+            let chain = Chain::new(&metadata(&json), &uint16(), false).unwrap();
+            let encoded = encode(&chain, &large, &vec![0; 21_000]);
+            let mut scratch = Vec::new();
+            assert!(
+                chain
+                    .decode(&large, &encoded, &mut scratch, OPTIONS)
+                    .is_ok()
+            );
+            let refused = chain.decode(&small, &encoded, &mut scratch, OPTIONS);
+            assert!(refused.is_err(), "{codec}");
         }
     }
 

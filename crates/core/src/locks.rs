@@ -28,12 +28,15 @@ impl KeyLocks {
     /// # Cancel safety
     /// Dropping the future loses the place in the queue.
     pub(crate) async fn lock(self: &Arc<Self>, id: ObjectId) -> KeyGuard {
-        let guard = self.of(&id).lock_owned().await;
-        KeyGuard {
-            guard: Some(guard),
+        // Made first, so that a wait that is given up tidies too.
+        let mut guard = KeyGuard {
+            guard: None,
             id,
             locks: Arc::clone(self),
-        }
+        };
+        let lock = self.of(&guard.id);
+        guard.guard = Some(lock.lock_owned().await);
+        guard
     }
 
     /// Takes the object's lock if nobody holds it.
@@ -90,6 +93,14 @@ mod tests {
             assert!(poll!(&mut second).is_pending());
             drop(first);
             drop(second.await);
+        }
+        assert!(locks.0.lock().is_empty());
+        let held = locks.lock(id.clone()).await;
+        {
+            let given_up = locks.lock(id.clone());
+            tokio::pin!(given_up);
+            assert!(poll!(&mut given_up).is_pending());
+            drop(held);
         }
         assert!(locks.0.lock().is_empty());
     }

@@ -1,6 +1,6 @@
 //! One bytes-to-bytes codec of a chain.
 //!
-//! zstd, gzip and crc32c are done here: with contexts that live as long as their thread, straight into the
+//! zstd, gzip, zlib, bz2 and crc32c are decoded here: with contexts that live as long as their thread, straight into the
 //! buffer that waits for them, never more than it holds. All others are zarrs'.
 
 use std::borrow::Cow;
@@ -24,6 +24,7 @@ pub(crate) enum Stage {
     Crc32c,
     Gzip(Arc<dyn BytesToBytesCodecTraits>),
     Zlib(Arc<dyn BytesToBytesCodecTraits>),
+    Bz2(Arc<dyn BytesToBytesCodecTraits>),
     Blosc(Arc<dyn BytesToBytesCodecTraits>),
     Other(Arc<dyn BytesToBytesCodecTraits>),
 }
@@ -49,6 +50,7 @@ impl Stage {
             "crc32c" => Self::Crc32c,
             "gzip" => Self::Gzip(zarrs),
             "zlib" | "numcodecs.zlib" => Self::Zlib(zarrs),
+            "bz2" | "numcodecs.bz2" => Self::Bz2(zarrs),
             "blosc" => Self::Blosc(zarrs),
             _ => Self::Other(zarrs),
         }
@@ -70,9 +72,11 @@ impl Stage {
                 }
                 BytesRepresentation::UnboundedSize => size,
             },
-            Self::Gzip(zarrs) | Self::Zlib(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
-                zarrs.encoded_representation(&size)
-            }
+            Self::Gzip(zarrs)
+            | Self::Zlib(zarrs)
+            | Self::Bz2(zarrs)
+            | Self::Blosc(zarrs)
+            | Self::Other(zarrs) => zarrs.encoded_representation(&size),
         }
     }
 
@@ -90,6 +94,7 @@ impl Stage {
             }
             Self::Gzip(_) => self.fill(flate2::read::MultiGzDecoder::new(encoded), decoded),
             Self::Zlib(_) => self.fill(flate2::read::ZlibDecoder::new(encoded), decoded),
+            Self::Bz2(_) => self.fill(bzip2::read::MultiBzDecoder::new(encoded), decoded),
             _ => {
                 let size = BytesRepresentation::FixedSize(decoded.len() as u64);
                 let bytes = self.decode(Cow::Borrowed(encoded), size, options)?;
@@ -109,7 +114,7 @@ impl Stage {
     ) -> Result<Cow<'a, [u8]>, Error> {
         match (self, size) {
             (
-                Self::Zstd { .. } | Self::Gzip(_) | Self::Zlib(_),
+                Self::Zstd { .. } | Self::Gzip(_) | Self::Zlib(_) | Self::Bz2(_),
                 BytesRepresentation::FixedSize(size),
             ) => {
                 let size =
@@ -138,7 +143,11 @@ impl Stage {
                 .map(Cow::Owned)
                 .map_err(|error| Error::decode("zstd", error)),
             (
-                Self::Gzip(zarrs) | Self::Zlib(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs),
+                Self::Gzip(zarrs)
+                | Self::Zlib(zarrs)
+                | Self::Bz2(zarrs)
+                | Self::Blosc(zarrs)
+                | Self::Other(zarrs),
                 _,
             ) => zarrs
                 .decode(encoded, &size, &codec_options(options))
@@ -155,7 +164,11 @@ impl Stage {
                 into.extend_from_slice(&crc32c::crc32c(&decoded).to_le_bytes());
                 Ok(())
             }
-            Self::Gzip(zarrs) | Self::Zlib(zarrs) | Self::Blosc(zarrs) | Self::Other(zarrs) => {
+            Self::Gzip(zarrs)
+            | Self::Zlib(zarrs)
+            | Self::Bz2(zarrs)
+            | Self::Blosc(zarrs)
+            | Self::Other(zarrs) => {
                 let encoded = zarrs
                     .encode(
                         decoded,
@@ -188,6 +201,7 @@ impl Stage {
             Self::Crc32c => "crc32c",
             Self::Gzip(_) => "gzip",
             Self::Zlib(_) => "zlib",
+            Self::Bz2(_) => "bz2",
             Self::Blosc(_) => "blosc",
             Self::Other(_) => "bytes-to-bytes",
         }

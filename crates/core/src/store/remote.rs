@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
-    UpdateVersion,
+    GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    RetryConfig, UpdateVersion,
 };
 
 use super::door::Answer;
@@ -271,25 +271,23 @@ impl RemoteStore {
         bytes: &Bytes,
         lanes: usize,
     ) -> object_store::Result<()> {
-        let mut upload = self.client.put_multipart(path).await?;
+        let mut upload = Unfinished(Some(self.client.put_multipart(path).await?));
+        let Some(begun) = upload.0.as_mut() else {
+            return Ok(());
+        };
         let parts: Vec<_> = (0..bytes.len())
             .step_by(PART_SIZE)
             .map(|start| bytes.slice(start..bytes.len().min(start + PART_SIZE)))
-            .map(|part| upload.put_part(part.into()))
+            .map(|part| begun.put_part(part.into()))
             .collect();
         let mut parts = futures::stream::iter(parts).buffer_unordered(lanes.max(1));
         while let Some(part) = parts.next().await {
-            if let Err(error) = part {
-                drop(parts);
-                // With an answer of its own, so that the part's status is the one that is told. What even
-                // this leaves is the store's to expire.
-                let answer = Arc::new(Answer::default());
-                answer.noting(upload.abort()).await.ok();
-                return Err(error);
-            }
+            part?;
         }
         drop(parts);
-        upload.complete().await.map(drop)
+        begun.complete().await?;
+        upload.0 = None;
+        Ok(())
     }
 
     /// Removes an object; not an error where there is none.
@@ -319,6 +317,21 @@ impl RemoteStore {
         let key = Path::parse(key)
             .map_err(|error| Error::invalid(format!("key {key:?} is not a path: {error}")))?;
         Ok(self.prefix.parts().chain(key.parts()).collect())
+    }
+}
+
+/// An upload in parts. One that fails, or that is given up, is aborted: its parts would be kept, and paid
+/// for. What even that leaves is the store's to expire.
+struct Unfinished(Option<Box<dyn MultipartUpload>>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(mut upload) = self.0.take() else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { upload.abort().await });
+        }
     }
 }
 
