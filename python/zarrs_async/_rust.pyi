@@ -25,8 +25,9 @@ class NativeArray:
     store : dict
         Where the chunks are, as ``zarrs_async._stores.describe`` says it.
     settings : dict
-        ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums`` and
-        ``hedge_factor``.
+        ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums``,
+        ``hedge_factor``, and ``coalesce``: gap and size in bytes up to which byte ranges are merged
+        where an array's own settings do not say.
 
     Raises
     ------

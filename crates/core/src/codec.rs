@@ -1,6 +1,6 @@
 //! A codec chain: encoded bytes to one decoded chunk and back. With `stage`, sole owner of zarrs and zstd.
 //!
-//! Two roads behind one interface. The *direct* one does the chains that nearly every array has
+//! Two coders behind one interface. The *direct* one does the chains that nearly every array has
 //! (`transpose`, `bytes`, then any bytes-to-bytes codecs): a transposition is only a choice of strides
 //! for the copy that follows anyway, byte order is changed in place, and zstd contexts live as long as
 //! their thread (a new one for each chunk costs a fifth of the time at 64 KiB). Everything else that
@@ -24,12 +24,12 @@ use crate::stage::{DecodeOptions, Stage, codec_options, same_size, stage_sizes};
 /// How one array's chunks are encoded.
 #[derive(Debug, Clone)]
 pub struct Chain {
-    road: Road,
+    coder: Coder,
     names: Arc<str>,
 }
 
 #[derive(Debug, Clone)]
-enum Road {
+enum Coder {
     Direct {
         order: Option<Vec<usize>>,
         swap: bool,
@@ -53,8 +53,8 @@ impl Chain {
     ) -> Result<Self, Error> {
         let names: Vec<&str> = codecs.iter().map(MetadataV3::name).collect();
         let names: Arc<str> = names.join(", ").into();
-        if let Some(road) = Self::direct(codecs, big_endian)? {
-            return Ok(Self { road, names });
+        if let Some(coder) = Self::direct(codecs, big_endian)? {
+            return Ok(Self { coder, names });
         }
         let data_type = DataType::from_metadata(data_type)
             .map_err(|error| Error::unsupported(format!("data type {data_type}: {error}")))?;
@@ -66,7 +66,7 @@ impl Chain {
         let chain = CodecChain::from_metadata(codecs)
             .map_err(|error| Error::unsupported(format!("codecs {names}: {error}")))?;
         Ok(Self {
-            road: Road::Zarrs {
+            coder: Coder::Zarrs {
                 chain: Arc::new(chain),
                 data_type,
             },
@@ -80,12 +80,12 @@ impl Chain {
         let chain = Arc::new(CodecChain::from_metadata(codecs).unwrap());
         let data_type = DataType::from_metadata(data_type).unwrap();
         Self {
-            road: Road::Zarrs { chain, data_type },
+            coder: Coder::Zarrs { chain, data_type },
             names: "".into(),
         }
     }
 
-    fn direct(codecs: &[MetadataV3], big_endian: bool) -> Result<Option<Road>, Error> {
+    fn direct(codecs: &[MetadataV3], big_endian: bool) -> Result<Option<Coder>, Error> {
         let unsupported = |codec: &MetadataV3, why: &dyn std::fmt::Display| {
             Error::unsupported(format!("codec {:?} is not known here: {why}", codec.name()))
         };
@@ -126,7 +126,7 @@ impl Chain {
                 }
             }
         }
-        Ok(swap.map(|swap| Road::Direct {
+        Ok(swap.map(|swap| Coder::Direct {
             order,
             swap,
             stages,
@@ -139,10 +139,10 @@ impl Chain {
         &self.names
     }
 
-    /// Whether this is the road without zarrs' `CodecChain`.
+    /// Whether this is the one without zarrs' `CodecChain`.
     #[must_use]
     pub const fn is_direct(&self) -> bool {
-        matches!(self.road, Road::Direct { .. })
+        matches!(self.coder, Coder::Direct { .. })
     }
 
     /// Checks what only the chunk's own shape can tell.
@@ -150,8 +150,8 @@ impl Chain {
     /// # Errors
     /// [`Error::Unsupported`] where a transposition has another number of axes than the chunk.
     pub fn check(&self, spec: &ChunkSpec) -> Result<(), Error> {
-        match &self.road {
-            Road::Direct {
+        match &self.coder {
+            Coder::Direct {
                 order: Some(order), ..
             } if order.len() != spec.shape.len() => Err(Error::unsupported(
                 "codec \"transpose\" has another number of axes than the chunk",
@@ -163,8 +163,8 @@ impl Chain {
     /// Strides in bytes, per axis of the chunk, of what [`Chain::decode`] gives.
     #[must_use]
     pub fn strides(&self, spec: &ChunkSpec) -> Vec<i64> {
-        match &self.road {
-            Road::Direct {
+        match &self.coder {
+            Coder::Direct {
                 order: Some(order), ..
             } => {
                 let shape: Vec<u64> = order.iter().map(|axis| spec.shape[*axis]).collect();
@@ -191,11 +191,11 @@ impl Chain {
         options: DecodeOptions,
     ) -> Result<&'a [u8], Error> {
         let nbytes = nbytes(spec)?;
-        if let Road::Direct {
+        if let Coder::Direct {
             swap: false,
             stages,
             ..
-        } = &self.road
+        } = &self.coder
             && stages.is_empty()
         {
             same_size("bytes", encoded.len(), nbytes)?;
@@ -218,8 +218,8 @@ impl Chain {
         options: DecodeOptions,
     ) -> Result<(), Error> {
         let nbytes = nbytes(spec)?;
-        match &self.road {
-            Road::Direct { swap, stages, .. } => {
+        match &self.coder {
+            Coder::Direct { swap, stages, .. } => {
                 let sizes = stage_sizes(stages, nbytes);
                 let mut bytes = Cow::Borrowed(encoded);
                 for (stage, size) in stages.iter().zip(&sizes).skip(1).rev() {
@@ -235,7 +235,7 @@ impl Chain {
                     spec.element.swap(decoded);
                 }
             }
-            Road::Zarrs { chain, data_type } => {
+            Coder::Zarrs { chain, data_type } => {
                 let bytes = chain
                     .decode(
                         Cow::Borrowed(encoded),
@@ -263,8 +263,8 @@ impl Chain {
         decoded: &[u8],
         into: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        match &self.road {
-            Road::Direct { swap, stages, .. } => {
+        match &self.coder {
+            Coder::Direct { swap, stages, .. } => {
                 let mut bytes = spec.element.swapped(decoded, *swap);
                 let Some((last, stages)) = stages.split_last() else {
                     into.extend_from_slice(&bytes);
@@ -277,7 +277,7 @@ impl Chain {
                 }
                 last.encode(bytes, into)
             }
-            Road::Zarrs { chain, data_type } => {
+            Coder::Zarrs { chain, data_type } => {
                 let encoded = chain
                     .encode(
                         ArrayBytes::new_flen(Cow::Borrowed(decoded)),
@@ -370,7 +370,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_direct_road_and_zarrs_read_each_other() {
+    fn the_direct_coder_and_zarrs_read_each_other() {
         let spec = spec(&[3, 5, 7]);
         let decoded: Vec<u8> = (0..210).map(|byte: u8| byte.wrapping_mul(31)).collect();
         for json in CHAINS {
