@@ -22,6 +22,13 @@ type Load = Result<Option<Located>, Error>;
 #[derive(Debug, Default)]
 pub(crate) struct Loads(Mutex<HashMap<ObjectId, (u64, WeakCommon<Load>)>>);
 
+/// What came of asking for an index.
+enum Joined {
+    Kept(Located),
+    UnderWay(Common<Load>),
+    Started(Common<Load>),
+}
+
 impl Loads {
     /// Lets nothing join a fetch that began before now.
     pub(crate) fn forget(&self, id: &ObjectId) {
@@ -29,21 +36,26 @@ impl Loads {
         drop(forgotten);
     }
 
-    /// Joins the fetch of this index, or starts one.
+    /// Joins the fetch of this index, or starts one; or gives what a fetch that has ended by now has kept.
     fn join<F: Future<Output = Load> + Send + 'static>(
         &self,
         id: &ObjectId,
         fingerprint: u64,
+        kept: impl FnOnce() -> Option<Located>,
         load: impl FnOnce() -> F,
-    ) -> (bool, Common<Load>) {
+    ) -> Joined {
         let mut loads = self.0.lock();
         let under_way = loads.get(id).filter(|(made_by, _)| *made_by == fingerprint);
         if let Some(load) = under_way.and_then(|(_, load)| load.upgrade()) {
-            return (true, load);
+            return Joined::UnderWay(load);
+        }
+        // Kept before it is removed from here, so a fetch is seen in one place or in the other.
+        if let Some(located) = kept() {
+            return Joined::Kept(located);
         }
         let load = Common::new(load());
         loads.insert(id.clone(), (fingerprint, load.downgrade()));
-        (false, load)
+        Joined::Started(load)
     }
 
     /// Removes a fetch that has ended, unless another has taken its place.
@@ -71,11 +83,15 @@ impl Engine {
         admitted: &mut Option<oneshot::Sender<()>>,
     ) -> Result<Option<(Located, bool)>, Error> {
         let id = array.object(key);
-        if let Some(located) = self.indexes.get(&id, spec.fingerprint) {
+        let kept = || {
+            let located = self.indexes.get(&id, spec.fingerprint)?;
             self.stats.shard_index_hits.add(1);
+            Some(located)
+        };
+        if let Some(located) = kept() {
             return Ok(Some((located, true)));
         }
-        let (shared, load) = self.loads.join(&id, spec.fingerprint, || {
+        let joined = self.loads.join(&id, spec.fingerprint, kept, || {
             let engine = Arc::clone(self);
             let (array, spec, key) = (Arc::clone(array), Arc::clone(spec), Arc::clone(key));
             let (sharding, id, admitted) = (sharding.clone(), id.clone(), admitted.take());
@@ -86,11 +102,16 @@ impl Engine {
                     .await
             }
         });
-        if shared {
-            self.stats.flights_shared.add(1);
-            // It was admitted for another batch: ours may go on.
-            drop(admitted.take());
-        }
+        let load = match joined {
+            Joined::Kept(located) => return Ok(Some((located, true))),
+            Joined::Started(load) => load,
+            Joined::UnderWay(load) => {
+                self.stats.flights_shared.add(1);
+                // It was admitted for another batch: ours may go on.
+                drop(admitted.take());
+                load
+            }
+        };
         let located = load.await;
         self.loads.ended(&id);
         Ok(located?.map(|located| (located, false)))
