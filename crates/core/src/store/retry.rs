@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use object_store::RetryConfig;
+use object_store::client::{HttpError, HttpErrorKind};
 
 use super::door::Answer;
 use super::remote::RemoteStore;
@@ -141,29 +142,27 @@ impl Failure {
         if self.last_words() == "URL scheme is not allowed" {
             return false;
         }
-        let mut source = std::error::Error::source(&self.error);
-        while let Some(error) = source {
-            if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-                return http.kind() != object_store::client::HttpErrorKind::Decode;
-            }
-            if error.is::<Truncated>() {
-                return true;
-            }
-            source = error.source();
+        if let Some(kind) = self.http_kind() {
+            return kind != HttpErrorKind::Decode;
         }
         // S3 may begin an answer with a good status and end it with an error.
-        self.operation != "get"
+        self.operation != "get" || self.causes().any(<dyn std::error::Error>::is::<Truncated>)
     }
 
     fn timed_out(&self) -> bool {
-        let mut source = std::error::Error::source(&self.error);
-        while let Some(error) = source {
-            if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-                return http.kind() == object_store::client::HttpErrorKind::Timeout;
-            }
-            source = error.source();
-        }
-        false
+        self.http_kind() == Some(HttpErrorKind::Timeout)
+    }
+
+    fn http_kind(&self) -> Option<HttpErrorKind> {
+        self.causes()
+            .find_map(|error| error.downcast_ref::<HttpError>())
+            .map(HttpError::kind)
+    }
+
+    /// The error and what it comes from, outermost first.
+    fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        let error: &(dyn std::error::Error + 'static) = &self.error;
+        std::iter::successors(Some(error), |error| error.source())
     }
 
     /// How long to wait before the next attempt: what the server asks for, else exponential with jitter.
@@ -199,11 +198,9 @@ impl Failure {
 
     /// What the innermost error says.
     fn last_words(&self) -> String {
-        let mut last: &dyn std::error::Error = &self.error;
-        while let Some(source) = last.source() {
-            last = source;
-        }
-        last.to_string()
+        self.causes()
+            .last()
+            .map_or_else(String::new, ToString::to_string)
     }
 }
 
