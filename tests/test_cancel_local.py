@@ -305,7 +305,9 @@ async def test_a_cancelled_write_leaves_whole_chunks_and_no_lock(whole: bool) ->
     await waiting
     await array.setitem(slice(3, 29), 7)
     values: Any = await array.getitem(...)
-    assert values[[0, 1, 30, 31]].tolist() == [1, 1, 1, 1]
+    # A `set` that has begun is not given up: it might go on by itself and undo the writes after it.
+    left = 5 if whole else 1
+    assert values[[0, 1, 30, 31]].tolist() == [left] * 4
     assert values[[2, 29]].tolist() == [6, 6]
     assert (values[3:29] == 7).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import zarr.api.asynchronous
 from zarr.codecs import ZstdCodec
 from zarr.storage import LoggingStore, MemoryStore
 
-from support.remote import opened, ranges, served, until_shared
+from support.remote import opened, ranges, served, stored, until_shared
 from support.servers import RangeServer, Rule
 
 if TYPE_CHECKING:
@@ -130,6 +131,38 @@ async def test_read_after_the_flight_has_ended_fetches_anew(range_server: RangeS
     await array.getitem(slice(None))
     await array.getitem(slice(None))
     assert range_server.stats()["requests"] == 2
+
+
+async def test_read_begun_after_another_replaced_the_object_does_not_join_a_fetch_from_before(
+    range_server: RangeServer,
+) -> None:
+    array = await served(range_server, VALUES, chunks=(1024,))
+    range_server.hold(method="GET")
+    before = asyncio.create_task(array.getitem(slice(None)))
+    await range_server.wait_async(held=1)
+    # As zarr's own `store.set`, `resize` and `overwrite=True` do it: not by the engine.
+    stored(range_server.root / "a", VALUES + 5, chunks=(1024,), overwrite=True)
+    after = asyncio.create_task(array.getitem(slice(None)))
+    await range_server.wait_async(held=2)
+    range_server.release()
+    np.testing.assert_array_equal(await after, VALUES + 5)
+    await before
+
+
+async def test_parts_of_a_shard_replaced_before_the_read_began_do_not_come_from_an_older_index_fetch(
+    range_server: RangeServer,
+) -> None:
+    layout: dict[str, Any] = {"chunks": (64,), "shards": (1024,)}
+    array = await served(range_server, VALUES, **layout)
+    range_server.hold(method="GET")
+    before = asyncio.create_task(array.getitem(slice(64, 100)))
+    await range_server.wait_async(held=1)
+    shutil.rmtree(range_server.root / "a/c")
+    after = asyncio.create_task(array.getitem(slice(64, 100)))
+    await range_server.wait_async(held=2)
+    range_server.release()
+    np.testing.assert_array_equal(await after, np.zeros(36))
+    await before
 
 
 async def test_read_begun_after_our_own_write_does_not_join_a_flight_from_before(

@@ -127,9 +127,22 @@ async def test_shard_replaced_twice_is_of_the_last_state(range_server: RangeServ
     assert the_one_value(await array.getitem(SCATTERED)) == 3
 
 
-async def test_shard_replaced_again_and_again_is_an_error_and_not_a_mix(
+async def test_shard_replaced_again_and_again_is_read_in_one_request(
+    range_server: RangeServer, tmp_path: Path
+) -> None:
+    sharded(range_server.root / "a", OLD)
+    new = sharded(tmp_path / "new", NEW)
+    array = await opened(range_server)
+    range_server.config(rules=[Rule(action="replace", path="c/0$", source=new)])
+    assert the_one_value(await array.getitem(SCATTERED)) == NEW
+    # One body is of one state, whatever happens between two requests.
+    assert ranges(range_server)[-1] is None
+
+
+async def test_shard_too_large_for_one_request_that_is_replaced_again_and_again_is_an_error(
     range_server: RangeServer, native: ModuleType, tmp_path: Path
 ) -> None:
+    zarr.config.set({"codec_pipeline.memory_limit_bytes": 1024})
     sharded(range_server.root / "a", OLD)
     new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)

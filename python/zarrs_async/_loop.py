@@ -32,17 +32,49 @@ def serve(
     cancelled : Iterable
         Tasks of such calls that nobody waits for any more.
     """
-    for future, error, result in resolved:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-    for store, operation, key, argument, reply in calls:
-        reply.started(asyncio.create_task(_call(store, operation, key, argument, reply)))
-    for task in cancelled:
-        task.cancel()
+    steps = [
+        *((_resolve, future) for future in resolved),
+        *((_start, call) for call in calls),
+        *((_cancel, (task,)) for task in cancelled),
+    ]
+    loop = asyncio.get_running_loop()
+    for at, (step, arguments) in enumerate(steps, start=1):
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001  # what is wrong with one must not lose the others
+            loop.call_exception_handler({"message": "zarrs_async could not deliver to this loop", "exception": error})
+        except BaseException:
+            # As a KeyboardInterrupt, which ends this run of the loop: the rest waits for the next.
+            loop.call_soon(_go_on, steps[at:])
+            raise
+
+
+def _go_on(steps: list[tuple[Callable[..., None], Any]]) -> None:
+    for step, arguments in steps:
+        step(*arguments)
+
+
+def _resolve(future: asyncio.Future[Any], error: BaseException | None, result: Any) -> None:  # noqa: ANN401  # a result
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _start(store: Store, operation: str, key: str, argument: Any, reply: Reply) -> None:  # noqa: ANN401  # as `_call`
+    call = _call(store, operation, key, argument, reply)
+    try:
+        reply.started(asyncio.create_task(call))
+    except BaseException as error:
+        call.close()
+        reply.failed(error)
+        raise
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def _call(store: Store, operation: str, key: str, argument: Any, reply: Reply) -> None:  # noqa: ANN401  # bytes, a range, or nothing

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy.typing as npt
 
-__all__ = ["NativeArray", "Reply", "Running", "configure", "shutdown", "stats"]
+__all__ = ["NativeArray", "Reply", "Running", "begin_call", "configure", "end_iteration", "shutdown", "stats"]
 
 @final
 class NativeArray:
@@ -45,14 +45,17 @@ class NativeArray:
     ) -> NativeArray: ...
     def read(
         self,
+        future: asyncio.Future[tuple[Mapping[str, str], ...]],
         batch_info: Iterable[tuple[Any, ...]],
         out: npt.NDArray[Any],
         drop_axes: tuple[int, ...],
-    ) -> tuple[asyncio.Future[tuple[Mapping[str, str], ...]], Running]:
+    ) -> Running:
         """Start to read a batch.
 
         Parameters
         ----------
+        future : asyncio.Future
+            Of the running loop; gets the result, zarr's ``GetResult`` for each chunk.
         batch_info : Iterable
             zarr's: byte getter, array spec, chunk selection, out selection, is complete.
         out : numpy.ndarray
@@ -62,16 +65,17 @@ class NativeArray:
 
         Returns
         -------
-        tuple[asyncio.Future, Running]
-            The result, zarr's ``GetResult`` for each chunk; and the batch under way.
+        Running
+            The batch under way.
         """
 
     def write(
         self,
+        future: asyncio.Future[None],
         batch_info: Iterable[tuple[Any, ...]],
         value: npt.NDArray[Any],
         drop_axes: tuple[int, ...],
-    ) -> tuple[asyncio.Future[None], Running]:
+    ) -> Running:
         """Start to write a batch; see `read`."""
 
     def plan(
@@ -104,8 +108,11 @@ class Running:
     def abort(self) -> None:
         """Stop the batch: no further request is made, those in flight are closed."""
 
-    def drained(self) -> asyncio.Future[None]:
-        """Return a future that is done when nothing touches the batch's array any more."""
+    def stop(self) -> None:
+        """Stop the batch, and wait on this thread until nothing touches its array any more."""
+
+    def drained(self, future: asyncio.Future[None]) -> None:
+        """Resolve a future of the running loop when nothing touches the batch's array any more."""
 
 @final
 class Reply:
@@ -134,6 +141,12 @@ def configure(threads: int, requests: int | None, memory_bytes: int, shard_index
     shard_index_cache_bytes : int
         Bytes of decoded shard indexes kept at most.
     """
+
+def begin_call(event_loop: asyncio.AbstractEventLoop) -> bool:
+    """Note a call on the running loop; tell whether `end_iteration` is to be called in its next iteration."""
+
+def end_iteration() -> None:
+    """End the iteration of this thread's event loop: the next call begins by itself."""
 
 def stats() -> dict[str, int]:
     """Return the engine's counters since the process began."""

@@ -12,6 +12,7 @@
     ├── InvalidBatchError (ValueError)        a selection, buffer or store setting does not fit
     ├── UnsupportedError (NotImplementedError)
     ├── ConfigError (ValueError)              a wrong value in zarr.config
+    ├── InternalError (RuntimeError)          a defect of this package, or of a codec library
     └── ShutdownError (RuntimeError)          the interpreter, or the process's engine, is ending
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "ChunkDecodeError",
     "ChunkEncodeError",
     "ConfigError",
+    "InternalError",
     "InvalidBatchError",
     "ShutdownError",
     "StoreConflictError",
@@ -117,6 +119,20 @@ class UnsupportedError(ZarrsAsyncError, NotImplementedError):
 
 class ConfigError(ZarrsAsyncError, ValueError):
     """A value in ``zarr.config`` is wrong; the message names option, value and what is allowed."""
+
+
+class InternalError(ZarrsAsyncError, RuntimeError):
+    """A defect of this package or of a codec library; it says nothing about what is stored.
+
+    Attributes
+    ----------
+    key : str
+        The chunk or shard.
+    """
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class ShutdownError(ZarrsAsyncError, RuntimeError):

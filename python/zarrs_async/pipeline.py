@@ -31,7 +31,7 @@ from zarrs_async import _rust
 from zarrs_async._config import Options
 from zarrs_async._stats import count_fallback
 from zarrs_async._stores import Description, describe
-from zarrs_async.exceptions import UnsupportedError
+from zarrs_async.exceptions import ShutdownError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -305,29 +305,40 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
 
 
 async def _run(
-    start: Callable[[list[Any], Any, tuple[int, ...]], tuple[asyncio.Future[Any], _rust.Running]],
+    start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
     batch: list[Any],
     array: np.ndarray[Any, Any],
     drop_axes: tuple[int, ...],
 ) -> tuple[Any, ...]:
     """Await a batch of the engine's; when cancelled, return only once nothing touches `array`."""
-    future, running = start(batch, array, drop_axes)
+    loop = asyncio.get_running_loop()
+    if _rust.begin_call(loop):
+        # Calls of one iteration of the loop may share what they fetch.
+        loop.call_soon(_rust.end_iteration)
+    future = loop.create_future()
+    running = start(future, batch, array, drop_axes)
     try:
         results: tuple[Any, ...] = await future
     except asyncio.CancelledError:
         running.abort()
         await _drained(running)
         raise
-    except GeneratorExit:
-        # The loop has closed and nothing can be awaited; the engine holds the array while it needs it.
-        running.abort()
+    except BaseException as error:
+        # A batch that fails has ended. After anything else, as KeyboardInterrupt, nothing can be awaited.
+        if not isinstance(error, Exception):
+            running.stop()
         raise
     return results
 
 
 async def _drained(running: _rust.Running) -> None:
     """Wait until nothing touches the batch's array any more, however often we are cancelled."""
-    drained = running.drained()
+    drained = asyncio.get_running_loop().create_future()
+    try:
+        running.drained(drained)
+    except ShutdownError:
+        running.stop()
+        return
     while not drained.done():
         with contextlib.suppress(asyncio.CancelledError):
             # Unlike `await drained`, this does not cancel what is waited for.

@@ -1,15 +1,18 @@
 //! Admission: the process-wide bounds and the permits drawn from them. Sole owner of semaphores.
 //!
 //! A unit takes what it needs in one order, always: chunk, local slot, bytes, request, CPU. Nothing takes
-//! bytes while it holds bytes, or a request while it holds one, and who holds a request or the CPU waits
-//! for nothing before it; so no two units can wait for each other. A write takes its request twice, for
-//! the get and for the put, and gives it back in between. The queues are first
-//! come, first served, and a batch stands in them with one ticket at a time (its dispatcher waits until
-//! one unit is admitted before it sends the next): that is round robin between batches, so a small read
-//! is never behind all of a huge one. The CPU queue comes after the fetch, where a batch has many units
-//! at once; a *lane* of each batch's own keeps it to a few tickets there.
+//! bytes while it holds bytes, or a request while it holds one, and a unit that holds a request or the CPU
+//! waits for nothing before it; so no two units can wait for each other. A write takes its request twice,
+//! for the get and for the put, and gives it back in between. The queues are first come, first served, and
+//! a batch stands in them with one unit at a time (see `turn`). The CPU queue comes after the fetch, where
+//! a batch has many units at once; a bound of the batch's own keeps it to a few places there.
+//!
+//! A unit of a foreign store waits for Python code, and that code may call the engine again. So foreign
+//! stores draw from bounds of their own, one pair for each event loop, and each batch has a *reserved*
+//! place besides: one of its units is always admitted. Whatever a store's `get` reads makes progress.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 #[expect(
@@ -20,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::pace::Pace;
+use crate::store::Awaited;
 
 /// Bytes of one permit of the byte budget: permits are counted in 32 bits.
 const GRAIN: u64 = 1024;
@@ -105,6 +109,9 @@ impl Bound {
     pub(crate) fn resize(&self, size: usize) {
         let size = size.clamp(1, MOST_PERMITS);
         let mut state = self.state.lock();
+        if size == state.size {
+            return;
+        }
         if size > state.size {
             let grown = size - state.size;
             let repaid = grown.min(state.debt);
@@ -139,66 +146,132 @@ impl Drop for Permit {
     }
 }
 
+/// Bytes in memory and requests in flight, for units that are awaited.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    bytes: Arc<Bound>,
+    requests: Arc<Bound>,
+}
+
+impl Bounds {
+    pub(crate) const fn requests(&self) -> &Arc<Bound> {
+        &self.requests
+    }
+
+    /// Bytes that may be in memory in all.
+    pub(crate) fn byte_budget(&self) -> u64 {
+        self.bytes.size() as u64 * GRAIN
+    }
+
+    async fn take(&self, bytes: u64) -> (Permit, Permit) {
+        let bytes = self.bytes.take(grains(bytes)).await;
+        (bytes, self.requests.take(1).await)
+    }
+}
+
 /// The process-wide bounds.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    bytes: Arc<Bound>,
+    native: Arc<Bounds>,
+    /// By scope: foreign stores of one event loop.
+    foreign: Mutex<HashMap<u64, Weak<Bounds>>>,
     pub(crate) pace: Arc<Pace>,
     /// Local units that hold bytes: few, since only those that run use them.
     local: Arc<Bound>,
     cpu: Arc<Bound>,
 }
 
-/// What one unit holds while it is under way.
+/// What one unit holds while it runs.
 #[derive(Debug)]
 pub(crate) struct Permits {
     _chunk: Option<Permit>,
-    _local: Option<Permit>,
-    _bytes: Permit,
+    /// A local slot, or the batch's reserved place.
+    _place: Option<Permit>,
+    bytes: Option<Permit>,
     request: Option<Permit>,
 }
 
 /// What one CPU job holds.
 #[derive(Debug)]
 pub(crate) struct CpuPermit {
-    _lane: Permit,
+    _of_batch: Permit,
     _cpu: Permit,
 }
 
 impl Admission {
     pub(crate) fn new(bytes: u64, requests: Option<usize>, threads: usize) -> Self {
+        let pace = Pace::new(requests);
         Self {
-            bytes: Bound::new(grains(bytes)),
-            pace: Pace::new(requests),
+            native: Arc::new(Bounds {
+                bytes: Bound::new(grains(bytes)),
+                requests: Arc::clone(pace.bound()),
+            }),
+            foreign: Mutex::default(),
+            pace,
             local: Bound::new(local_permits(threads)),
             cpu: Bound::new(cpu_permits(threads)),
         }
     }
 
     pub(crate) fn resize(&self, bytes: u64, requests: Option<usize>, threads: usize) {
-        self.bytes.resize(grains(bytes));
+        self.native.bytes.resize(grains(bytes));
         self.pace.set(requests);
         self.local.resize(local_permits(threads));
         self.cpu.resize(cpu_permits(threads));
+        for bounds in self.foreign.lock().values().filter_map(Weak::upgrade) {
+            bounds.bytes.resize(grains(bytes));
+            bounds.requests.resize(self.native.requests.size());
+        }
     }
 
-    pub(crate) fn requests(&self) -> &Arc<Bound> {
-        self.pace.bound()
-    }
-
-    pub(crate) fn byte_budget(&self) -> u64 {
-        self.bytes.size() as u64 * GRAIN
+    /// The bounds that units of this store draw from.
+    pub(crate) fn bounds(&self, store: &Awaited) -> Arc<Bounds> {
+        let Awaited::Foreign(store) = store else {
+            return Arc::clone(&self.native);
+        };
+        let mut foreign = self.foreign.lock();
+        if let Some(bounds) = foreign.get(&store.scope()).and_then(Weak::upgrade) {
+            return bounds;
+        }
+        foreign.retain(|_, bounds| bounds.strong_count() > 0);
+        let bounds = Arc::new(Bounds {
+            bytes: Bound::new(self.native.bytes.size()),
+            requests: Bound::new(self.native.requests.size()),
+        });
+        foreign.insert(store.scope(), Arc::downgrade(&bounds));
+        bounds
     }
 
     /// Waits for the right to hold `bytes` in memory and to have one more request in flight.
-    pub(crate) async fn admit(&self, chunks: Option<&Arc<Bound>>, bytes: u64) -> Permits {
+    ///
+    /// `reserved` is the batch's own place, where it has one.
+    pub(crate) async fn admit(
+        bounds: &Bounds,
+        chunks: Option<&Arc<Bound>>,
+        reserved: Option<&Arc<Bound>>,
+        bytes: u64,
+    ) -> Permits {
         let chunk = take_chunk(chunks).await;
-        let bytes = self.bytes.take(grains(bytes)).await;
-        Permits {
-            _chunk: chunk,
-            _local: None,
-            _bytes: bytes,
-            request: Some(self.requests().take(1).await),
+        let place = async {
+            match reserved {
+                Some(reserved) => reserved.take(1).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            place = place => Permits {
+                _chunk: chunk,
+                _place: Some(place),
+                bytes: None,
+                request: None,
+            },
+            (bytes, request) = bounds.take(bytes) => Permits {
+                _chunk: chunk,
+                _place: None,
+                bytes: Some(bytes),
+                request: Some(request),
+            },
         }
     }
 
@@ -206,23 +279,23 @@ impl Admission {
     pub(crate) async fn admit_local(&self, chunks: Option<&Arc<Bound>>, bytes: u64) -> Permits {
         Permits {
             _chunk: take_chunk(chunks).await,
-            _local: Some(self.local.take(1).await),
-            _bytes: self.bytes.take(grains(bytes)).await,
+            _place: Some(self.local.take(1).await),
+            bytes: Some(self.native.bytes.take(grains(bytes)).await),
             request: None,
         }
     }
 
     /// Waits for the right to run one CPU job.
-    pub(crate) async fn cpu(&self, lane: &Arc<Bound>) -> CpuPermit {
-        let lane = lane.take(1).await;
+    pub(crate) async fn cpu(&self, of_batch: &Arc<Bound>) -> CpuPermit {
+        let of_batch = of_batch.take(1).await;
         CpuPermit {
-            _lane: lane,
+            _of_batch: of_batch,
             _cpu: self.cpu.take(1).await,
         }
     }
 
-    /// A batch's own lane to the CPU queue.
-    pub(crate) fn lane(&self) -> Arc<Bound> {
+    /// A bound on the CPU jobs of one batch.
+    pub(crate) fn cpu_of_batch(&self) -> Arc<Bound> {
         Bound::new(self.cpu.size())
     }
 }
@@ -233,9 +306,11 @@ impl Permits {
         drop(self.request.take());
     }
 
-    /// Waits for a request once more; whoever holds a request waits for nothing that we hold.
-    pub(crate) async fn take_request(&mut self, admission: &Admission) {
-        self.request = Some(admission.requests().take(1).await);
+    /// Waits for a request once more; a unit that holds a request waits for nothing that this one holds.
+    pub(crate) async fn take_request(&mut self, bounds: &Bounds) {
+        if self.bytes.is_some() {
+            self.request = Some(bounds.requests.take(1).await);
+        }
     }
 }
 
@@ -322,7 +397,7 @@ mod tests {
         let next = admission.admit_local(None, GRAIN);
         tokio::pin!(next);
         assert!(poll!(&mut next).is_pending());
-        let remote = admission.admit(None, GRAIN);
+        let remote = Admission::admit(&admission.native, None, None, GRAIN);
         tokio::pin!(remote);
         assert!(poll!(&mut remote).is_ready());
         held.pop();
@@ -330,7 +405,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tickets_are_served_in_turn() {
+    async fn a_batch_with_a_reserved_place_is_admitted_whatever_others_hold() {
+        let admission = Admission::new(GRAIN, Some(1), 1);
+        let (bounds, reserved) = (&admission.native, Bound::new(1));
+        let all = Admission::admit(bounds, None, None, GRAIN).await;
+        let first = Admission::admit(bounds, None, Some(&reserved), GRAIN).await;
+        let second = Admission::admit(bounds, None, Some(&reserved), GRAIN);
+        tokio::pin!(second);
+        assert!(poll!(&mut second).is_pending());
+        drop(first);
+        assert!(poll!(&mut second).is_ready());
+        drop(all);
+    }
+
+    #[tokio::test]
+    async fn waiters_are_served_in_turn() {
         let bound = Bound::new(1);
         let held = bound.take(1).await;
         let (first, second) = (bound.take(1), bound.take(1));

@@ -1,14 +1,14 @@
 //! What is asked: an array, the chunks of one `read` or `write` call, and how each of them went.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::admit::Bound;
 use crate::element::ChunkSpec;
 use crate::error::Error;
-use crate::flight::ObjectId;
+use crate::fetches::ObjectId;
 use crate::layout::Layout;
 use crate::out::OutBuffer;
 use crate::selection::Selection;
@@ -36,8 +36,17 @@ pub struct Array {
     pub(crate) layout: Layout,
     pub(crate) settings: Settings,
     pub(crate) chunks: Option<Arc<Bound>>,
-    /// Equal for layouts that decode alike.
-    fingerprint: u64,
+    decoding: Arc<Decoding>,
+}
+
+/// What two arrays must have in common for one decoded chunk to serve both.
+#[derive(Debug, PartialEq, Eq)]
+struct Decoding {
+    /// Codecs and data type, in words that are equal for equal ones.
+    metadata: String,
+    validate_checksums: bool,
+    /// Where fetches may be shared, see [`Store::scope`].
+    scope: u64,
 }
 
 /// A chunk's shape, element and fill value, checked against an array's layout.
@@ -48,8 +57,7 @@ pub struct Spec {
     pub(crate) nbytes: usize,
     /// Bytes that the encoded chunk cannot exceed.
     pub(crate) most_encoded: u64,
-    /// Equal for chunks that decode alike.
-    pub(crate) fingerprint: u64,
+    decoding: Arc<Decoding>,
 }
 
 /// One chunk of a batch.
@@ -97,6 +105,9 @@ pub struct Batch {
     pub coalesce_max: u64,
     /// Whether chunks that equal the fill value are stored.
     pub write_empty_chunks: bool,
+    /// When the call began: fetches that began earlier are not shared with this batch, so that it never
+    /// gets bytes that are older than the call.
+    pub since: Instant,
 }
 
 /// What failed in a batch: the first failure, and the keys of other chunks that failed too.
@@ -118,27 +129,63 @@ impl From<Error> for BatchError {
 }
 
 impl Spec {
+    /// A chunk of bytes, not compressed.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(shape: &[u64]) -> Self {
+        let element = crate::element::Element {
+            size: 1,
+            kind: crate::element::Kind::Bits,
+            swap_unit: 1,
+            big_endian: false,
+        };
+        let chunk = ChunkSpec {
+            shape: shape.to_vec(),
+            element,
+            fill: vec![0],
+        };
+        Self {
+            nbytes: chunk.nbytes().unwrap_or_default(),
+            most_encoded: 0,
+            chunk,
+            decoding: Arc::new(Decoding {
+                metadata: String::new(),
+                validate_checksums: true,
+                scope: 0,
+            }),
+        }
+    }
+
     /// Elements along each axis.
     #[must_use]
     pub fn shape(&self) -> &[u64] {
         &self.chunk.shape
     }
+
+    /// Whether equal bytes decode to equal elements under both.
+    pub(crate) fn decodes_like(&self, other: &Self) -> bool {
+        (Arc::ptr_eq(&self.decoding, &other.decoding) || self.decoding == other.decoding)
+            && self.chunk == other.chunk
+    }
 }
 
 impl Array {
     /// An array whose chunks lie in `store`, encoded by `layout`.
+    ///
+    /// `metadata` is what `layout` was made from, as text: arrays of one text decode alike.
     #[must_use]
-    pub fn new(store: Store, layout: Layout, settings: Settings) -> Self {
+    pub fn new(store: Store, layout: Layout, metadata: &str, settings: Settings) -> Self {
         let chunks = settings.chunk_concurrent_maximum.map(Bound::new);
-        let mut hasher = DefaultHasher::new();
-        format!("{layout:?}").hash(&mut hasher);
-        (settings.validate_checksums, store.realm()).hash(&mut hasher);
+        let decoding = Arc::new(Decoding {
+            metadata: metadata.to_owned(),
+            validate_checksums: settings.validate_checksums,
+            scope: store.scope(),
+        });
         Self {
             store,
             layout,
             settings,
             chunks,
-            fingerprint: hasher.finish(),
+            decoding,
         }
     }
 
@@ -151,25 +198,21 @@ impl Array {
         let nbytes = chunk
             .nbytes()
             .ok_or_else(|| Error::unsupported("chunks beyond memory"))?;
-        let mut hasher = DefaultHasher::new();
-        self.fingerprint.hash(&mut hasher);
-        chunk.hash(&mut hasher);
         Ok(Spec {
             most_encoded: self.layout.most_encoded(&chunk),
             chunk,
             nbytes,
-            fingerprint: hasher.finish(),
+            decoding: Arc::clone(&self.decoding),
         })
     }
 
-    /// The same array in another store, within the same bound on its chunks.
+    /// The same array in another store, with a bound of its own on its chunks.
+    ///
+    /// Two event loops must not wait for each other, so they share no bound.
     #[must_use]
     pub fn in_store(&self, store: Store) -> Self {
-        let other = Self::new(store, self.layout.clone(), self.settings.clone());
-        Self {
-            chunks: self.chunks.clone(),
-            ..other
-        }
+        let (layout, settings) = (self.layout.clone(), self.settings.clone());
+        Self::new(store, layout, &self.decoding.metadata, settings)
     }
 
     /// Names the store, without credentials.
@@ -188,19 +231,18 @@ impl Array {
     pub(crate) fn object(&self, key: &Arc<str>) -> ObjectId {
         let key = match &self.store {
             Store::Local(store) => store.full_path(key),
-            Store::Remote(store) => store.full_path(key),
-            Store::Foreign(_) => Arc::clone(key),
+            Store::Awaited(store) => store.full_path(key),
         };
         ObjectId {
-            store: self.store.identity(),
+            store: self.store.place(),
             key,
         }
     }
 }
 
-/// How each chunk of a batch went.
+/// How each chunk of a batch, or each byte range of a shard, went.
 #[derive(Debug)]
-pub(crate) struct Slots(Mutex<Outcomes>);
+pub(crate) struct Results(Mutex<Outcomes>);
 
 #[derive(Debug)]
 struct Outcomes {
@@ -209,7 +251,7 @@ struct Outcomes {
     failures: Vec<(usize, Error)>,
 }
 
-impl Slots {
+impl Results {
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Outcomes {
             missing: vec![None; count],
@@ -217,11 +259,11 @@ impl Slots {
         })))
     }
 
-    pub(crate) fn set(&self, slot: usize, outcome: Result<bool, Error>) {
+    pub(crate) fn set(&self, index: usize, outcome: Result<bool, Error>) {
         let mut outcomes = self.0.lock();
         match outcome {
-            Ok(missing) => outcomes.missing[slot] = Some(missing),
-            Err(error) => outcomes.failures.push((slot, error)),
+            Ok(missing) => outcomes.missing[index] = Some(missing),
+            Err(error) => outcomes.failures.push((index, error)),
         }
     }
 
@@ -229,20 +271,20 @@ impl Slots {
         !self.0.lock().failures.is_empty()
     }
 
-    /// Whether each chunk was missing, or what failed; `key` names a slot.
+    /// Whether each chunk was missing, or what failed; `key` gives the key of an index.
     pub(crate) fn outcome(&self, key: impl Fn(usize) -> Arc<str>) -> Result<Vec<bool>, BatchError> {
         let outcomes = self.0.lock();
-        if let Some(((slot, error), others)) = outcomes.failures.split_first() {
+        if let Some(((index, error), others)) = outcomes.failures.split_first() {
             return Err(BatchError {
-                error: error.clone().at(&key(*slot)),
-                others: others.iter().map(|(slot, _)| key(*slot)).collect(),
+                error: error.clone().at(&key(*index)),
+                others: others.iter().map(|(index, _)| key(*index)).collect(),
             });
         }
         outcomes
             .missing
             .iter()
             .map(|missing| {
-                missing.ok_or_else(|| Error::Stopped("a unit ended without a result".into()).into())
+                missing.ok_or_else(|| Error::internal("a unit ended without a result").into())
             })
             .collect()
     }

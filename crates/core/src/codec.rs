@@ -145,6 +145,14 @@ impl Chain {
         matches!(self.coder, Coder::Direct { .. })
     }
 
+    /// Whether one codec hands a whole chunk to the next while it is encoded.
+    pub(crate) const fn has_intermediates(&self) -> bool {
+        match &self.coder {
+            Coder::Direct { swap, stages, .. } => *swap || stages.len() > 1,
+            Coder::Zarrs { .. } => true,
+        }
+    }
+
     /// Checks what only the chunk's own shape can tell.
     ///
     /// # Errors

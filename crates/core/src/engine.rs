@@ -2,23 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::admit::Admission;
-use crate::batch::{Array, Batch};
-use crate::dispatch::Jobs;
+use crate::batch::Array;
 use crate::error::Error;
-use crate::flight::{Flights, ObjectId};
+use crate::fetches::{Fetches, ObjectId, Span, Subchunks, Whole};
 use crate::index_cache::IndexCache;
-use crate::locate::Loads;
+use crate::index_loads::IndexLoads;
 use crate::locks::KeyLocks;
 use crate::pool::Pool;
+use crate::selection::Selection;
 use crate::stats::Stats;
-use crate::store::{
-    Condition, Door, Fetched, Get, Hedge, Part, Put, Registry, RemoteConfig, RemoteStore, Store,
-    Validator,
-};
+use crate::store::{Door, Registry, RemoteConfig, RemoteStore};
 
 /// The process-wide bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +34,11 @@ pub struct Limits {
 pub struct Engine {
     pub(crate) stats: Arc<Stats>,
     pub(crate) admission: Admission,
-    pub(crate) flights: Arc<Flights>,
+    /// Fetches of whole objects, and of byte ranges of shards.
+    pub(crate) objects: Arc<Fetches<Whole, Selection>>,
+    pub(crate) spans: Arc<Fetches<Span, Subchunks>>,
     pub(crate) indexes: IndexCache,
-    pub(crate) loads: Loads,
+    pub(crate) index_loads: IndexLoads,
     pub(crate) locks: Arc<KeyLocks>,
     pool: RwLock<Arc<Pool>>,
     stores: Registry,
@@ -59,9 +57,10 @@ impl Engine {
             door: Door::new(&stats, &admission.pace),
             stats,
             admission,
-            flights: Arc::default(),
+            objects: Arc::default(),
+            spans: Arc::default(),
             indexes: IndexCache::new(limits.shard_index_cache_bytes),
-            loads: Loads::default(),
+            index_loads: IndexLoads::default(),
             locks: Arc::default(),
             pool: RwLock::new(Arc::new(Pool::new(limits.threads)?)),
             stores: Registry::default(),
@@ -101,18 +100,6 @@ impl Engine {
         Arc::clone(&self.pool.read())
     }
 
-    /// How the chunks of a batch are put together into jobs, where they are local.
-    pub(crate) fn jobs(&self, batch: &Batch) -> Jobs {
-        let layout = &batch.array.layout;
-        let local = (!batch.array.store.is_awaited()).then_some(&batch.items);
-        let nbytes = local
-            .into_iter()
-            .flatten()
-            .map(|item| item.touched_bytes(layout))
-            .fold(0, usize::saturating_add);
-        Jobs::new(nbytes, self.pool().threads())
-    }
-
     /// Whether one chunk of `count` may use several threads: the balance of chunk and codec concurrency
     /// as zarrs has it, where the codecs get the threads that chunks leave.
     pub(crate) fn spread(&self, array: &Array, count: usize) -> bool {
@@ -127,81 +114,11 @@ impl Engine {
         threads / chunks > 1
     }
 
-    /// Fetches an object, or a part of it, from a store that is awaited; at most `most` bytes.
-    pub(crate) async fn fetch(
-        &self,
-        array: &Array,
-        key: &str,
-        part: &Part,
-        expected: Option<&Validator>,
-        most: u64,
-    ) -> Result<Get, Error> {
-        match &array.store {
-            Store::Remote(store) => {
-                let requests = self.admission.requests();
-                let factor = array.settings.hedge_factor;
-                let hedge = factor.map(|factor| Hedge { factor, requests });
-                store.get(key, part, expected, most, hedge).await
-            }
-            Store::Foreign(store) => {
-                let counted = self.stats.count_request();
-                let bytes = store.get(key, part.clone()).await?;
-                drop(counted);
-                Ok(bytes.map_or(Get::Missing, |bytes| {
-                    self.stats.bytes_read.add(bytes.len() as u64);
-                    Get::Found(Fetched {
-                        bytes,
-                        size: None,
-                        validator: None,
-                        version: None,
-                    })
-                }))
-            }
-            Store::Local(_) => Err(Error::invalid("a local store is read inside its job")),
-        }
-    }
-
-    /// Replaces an object in a store that is awaited.
-    pub(crate) async fn put(
-        &self,
-        array: &Array,
-        key: &str,
-        bytes: Bytes,
-        condition: &Condition,
-        lanes: usize,
-    ) -> Result<Put, Error> {
-        match &array.store {
-            Store::Remote(store) => store.put(key, bytes, condition, lanes).await,
-            Store::Foreign(store) => {
-                let counted = self.stats.count_request();
-                let len = bytes.len() as u64;
-                store.put(key, bytes).await?;
-                drop(counted);
-                self.stats.bytes_written.add(len);
-                Ok(Put::Done)
-            }
-            Store::Local(_) => Err(Error::invalid("a local store is written inside its job")),
-        }
-    }
-
-    /// Removes an object from a store that is awaited.
-    pub(crate) async fn delete(&self, array: &Array, key: &str) -> Result<(), Error> {
-        match &array.store {
-            Store::Remote(store) => store.delete(key).await,
-            Store::Foreign(store) => {
-                let counted = self.stats.count_request();
-                store.delete(key).await?;
-                drop(counted);
-                Ok(())
-            }
-            Store::Local(_) => Err(Error::invalid("a local store is written inside its job")),
-        }
-    }
-
     /// Drops all that is known of an object that has been, or may have been, written.
     pub(crate) fn forget(&self, id: &ObjectId) {
         self.indexes.forget(id);
-        self.loads.forget(id);
-        self.flights.forget(id);
+        self.index_loads.forget(id);
+        self.objects.forget(id);
+        self.spans.forget(id);
     }
 }

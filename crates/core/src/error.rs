@@ -39,6 +39,16 @@ pub enum Error {
     /// The caller's selection, buffer or option does not fit.
     #[error("{0}")]
     Invalid(Arc<str>),
+    /// A defect of this engine, or of a codec library: what is stored may well be sound.
+    #[error(
+        "a defect in zarrs-async stopped the work on {key:?}: {reason}; this says nothing about the stored object, please report it"
+    )]
+    Internal {
+        /// Key of the chunk or shard.
+        key: Arc<str>,
+        /// What happened.
+        reason: Arc<str>,
+    },
     /// The batch was cancelled, or the engine is shutting down.
     #[error("the batch was stopped before it was done: {0}")]
     Stopped(Arc<str>),
@@ -56,6 +66,8 @@ pub enum StoreErrorKind {
     Changed,
     /// The object has more bytes than what was asked for can have.
     Oversized,
+    /// The store does not do this operation.
+    Unsupported,
     /// Anything else.
     Other,
 }
@@ -84,12 +96,12 @@ pub struct StoreError {
 
 impl StoreError {
     /// An object that is not the one it was when the read of it began.
-    pub(crate) fn changed(array: &crate::batch::Array, key: &Arc<str>) -> Self {
+    pub(crate) fn changed(store: String, key: &Arc<str>) -> Self {
         Self {
             kind: StoreErrorKind::Changed,
             operation: "get",
             key: Arc::clone(key),
-            store: array.store_name().into(),
+            store: store.into(),
             status: None,
             attempts: 1,
             reason: "the object was replaced while it was read".into(),
@@ -98,11 +110,11 @@ impl StoreError {
     }
 
     /// An object of `size` bytes where no chunk of the array can have so many.
-    pub(crate) fn oversized(array: &crate::batch::Array, key: &Arc<str>, size: u64) -> Self {
+    pub(crate) fn oversized(store: String, key: &Arc<str>, size: u64) -> Self {
         Self {
             kind: StoreErrorKind::Oversized,
             reason: format!("{size} bytes are more than a chunk of this array can have").into(),
-            ..Self::changed(array, key)
+            ..Self::changed(store, key)
         }
     }
 }
@@ -128,6 +140,13 @@ impl Error {
         Self::Invalid(reason.to_string().into())
     }
 
+    pub(crate) fn internal(reason: impl std::fmt::Display) -> Self {
+        Self::Internal {
+            key: "".into(),
+            reason: reason.to_string().into(),
+        }
+    }
+
     pub(crate) fn unsupported(reason: impl std::fmt::Display) -> Self {
         Self::Unsupported(reason.to_string().into())
     }
@@ -135,7 +154,9 @@ impl Error {
     /// Names the chunk in an error raised where only its bytes were known.
     #[must_use]
     pub(crate) fn at(mut self, chunk: &Arc<str>) -> Self {
-        if let Self::Decode { key, .. } | Self::Encode { key, .. } = &mut self {
+        if let Self::Decode { key, .. } | Self::Encode { key, .. } | Self::Internal { key, .. } =
+            &mut self
+        {
             *key = Arc::clone(chunk);
         }
         self

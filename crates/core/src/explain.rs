@@ -1,17 +1,13 @@
 //! What a read would do, told without doing it.
 //!
-//! The plan is made by the same decisions that a read makes: by which road each chunk goes, and how the
-//! byte ranges of a shard are merged. Where a shard's index is not cached, its ranges cannot be known, nor
-//! whether there are any; the plan then counts the index alone, and says that it is not exact.
+//! It follows the very plan of a read (`plan`). Where a shard's index is not cached, its ranges cannot be
+//! known, nor whether there are any; the answer then counts the index alone, and is not exact.
 
-use crate::batch::Batch;
-use crate::coalesce::coalesce;
+use crate::batch::{Batch, Item};
 use crate::engine::Engine;
-use crate::layout::Layout;
-use crate::read::{Road, road};
-use crate::read_shard::split;
+use crate::plan::{self, How};
 use crate::shard::{IndexLocation, Sharding};
-use crate::store::Store;
+use crate::store::{Awaited, Store};
 
 /// What a read would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +34,7 @@ impl Engine {
     /// Tells what reading this batch would do, from what is known now.
     #[must_use]
     pub fn explain(&self, batch: &Batch) -> Plan {
-        let awaited = batch.array.store.is_awaited();
-        let budget = self.admission.byte_budget();
-        let mut plan = Plan {
+        let mut told = Plan {
             chunks: batch.items.len(),
             units: 0,
             requests: 0,
@@ -50,79 +44,76 @@ impl Engine {
             index_misses: 0,
             exact: true,
         };
-        let jobs = self.jobs(batch);
-        // Of the local job that is being filled.
-        let (mut chunks, mut nbytes) = (0, 0);
-        for item in &batch.items {
-            match (&batch.array.layout, road(batch, item, budget)) {
-                (Layout::Shard(sharding), Road::Parts) => {
-                    self.parts(batch, item, sharding, &mut plan);
-                }
-                _ if awaited => {
-                    plan.units += 1;
-                    plan.requests += 1;
-                    plan.round_trips = plan.round_trips.max(1);
-                    plan.bytes = None;
-                }
-                _ => {
-                    plan.bytes = None;
-                    if chunks == 0 || !jobs.has_room(chunks, nbytes) {
-                        plan.units += 1;
-                        (chunks, nbytes) = (0, 0);
+        match &batch.array.store {
+            Store::Local(_) => {
+                told.units = plan::files(batch, self.pool().threads()).count();
+                // The sizes of files are known when they are opened.
+                told.bytes = told.bytes.filter(|_| batch.items.is_empty());
+            }
+            Store::Awaited(store) => {
+                let budget = self.admission.bounds(store).byte_budget();
+                for item in &batch.items {
+                    match plan::how(batch, item, budget) {
+                        How::Chunk | How::Shard(_) => {
+                            told.units += 1;
+                            told.requests += 1;
+                            told.round_trips = told.round_trips.max(1);
+                            told.bytes = None;
+                        }
+                        How::Parts(sharding) => {
+                            self.explain_parts(batch, store, item, sharding, &mut told);
+                        }
                     }
-                    chunks += 1;
-                    nbytes += item.touched_bytes(&batch.array.layout);
                 }
             }
         }
-        plan
+        told
     }
 
-    fn parts(
+    fn explain_parts(
         &self,
         batch: &Batch,
-        item: &crate::batch::Item,
+        store: &Awaited,
+        item: &Item,
         sharding: &Sharding,
-        plan: &mut Plan,
+        told: &mut Plan,
     ) {
-        let id = batch.array.object(&item.key);
-        let Some(located) = self.indexes.get(&id, item.spec.fingerprint) else {
-            let trips = index_trips(batch, sharding);
-            plan.index_misses += 1;
-            plan.requests += trips;
-            plan.round_trips = plan.round_trips.max(trips + 1);
-            plan.bytes = None;
-            plan.exact = false;
+        let spec = &item.spec;
+        let located = self.indexes.get(&batch.array.object(&item.key), spec);
+        let Some(located) = located else {
+            let trips = index_trips(store, sharding);
+            told.index_misses += 1;
+            told.requests += trips;
+            told.round_trips = told.round_trips.max(trips + 1);
+            told.bytes = None;
+            told.exact = false;
             return;
         };
-        plan.index_hits += 1;
-        let (present, _) = split(sharding, &item.spec.chunk, &located, &item.selection);
-        if present.is_empty() {
-            // No request for data would notice that the index is stale, so it is fetched again.
-            let trips = index_trips(batch, sharding);
-            plan.index_misses += 1;
-            plan.requests += trips;
-            plan.round_trips = plan.round_trips.max(trips);
-            let nbytes = sharding.index_size(&item.spec.chunk);
-            plan.bytes = plan.bytes.map(|bytes| bytes + nbytes);
+        told.index_hits += 1;
+        let grid = sharding.grid(&spec.chunk);
+        let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
+        let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+        if plan.spans.is_empty() {
+            // No data request would show that the index is stale, so it is fetched again.
+            let trips = index_trips(store, sharding);
+            told.index_misses += 1;
+            told.requests += trips;
+            told.round_trips = told.round_trips.max(trips);
+            let nbytes = sharding.index_size(&spec.chunk);
+            told.bytes = told.bytes.map(|bytes| bytes + nbytes);
             return;
         }
-        let ranges: Vec<_> = present.into_iter().map(|(range, _)| range).collect();
-        let groups = coalesce(&ranges, batch.coalesce_gap, batch.coalesce_max);
-        plan.units += groups.len();
-        plan.requests += groups.len();
-        plan.round_trips = plan.round_trips.max(1);
-        let bytes: u64 = groups
-            .iter()
-            .map(|(range, _)| range.end - range.start)
-            .sum();
-        plan.bytes = plan.bytes.map(|all| all + bytes);
+        told.units += plan.spans.len();
+        told.requests += plan.spans.len();
+        told.round_trips = told.round_trips.max(1);
+        let spans = plan.spans.iter();
+        let bytes: u64 = spans.map(|(range, _)| range.end - range.start).sum();
+        told.bytes = told.bytes.map(|all| all + bytes);
     }
 }
 
 /// Requests that bring a shard index, one after the other.
-fn index_trips(batch: &Batch, sharding: &Sharding) -> usize {
-    let asks_length = sharding.location == IndexLocation::End
-        && matches!(&batch.array.store, Store::Remote(store) if !store.takes_suffixes());
+fn index_trips(store: &Awaited, sharding: &Sharding) -> usize {
+    let asks_length = sharding.location == IndexLocation::End && !store.takes_suffixes();
     1 + usize::from(asks_length)
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::flight::ObjectId;
+use crate::batch::Spec;
+use crate::fetches::ObjectId;
 use crate::shard::ShardIndex;
 use crate::store::Validator;
 
@@ -28,8 +29,8 @@ pub(crate) struct IndexCache(Mutex<Entries>);
 
 #[derive(Debug)]
 struct Entries {
-    /// By object; with the fingerprint of the layout that decoded the index.
-    lru: LruCache<ObjectId, (u64, Located)>,
+    /// By object; with the spec that decoded the index.
+    lru: LruCache<ObjectId, (Arc<Spec>, Located)>,
     nbytes: usize,
     limit: usize,
 }
@@ -49,20 +50,20 @@ impl IndexCache {
         entries.shrink();
     }
 
-    pub(crate) fn get(&self, id: &ObjectId, fingerprint: u64) -> Option<Located> {
+    pub(crate) fn get(&self, id: &ObjectId, spec: &Spec) -> Option<Located> {
         let mut entries = self.0.lock();
         let (made_by, located) = entries.lru.get(id)?;
-        (*made_by == fingerprint).then(|| located.clone())
+        made_by.decodes_like(spec).then(|| located.clone())
     }
 
     /// Keeps an index that has a validator; any other could be stale unseen.
-    pub(crate) fn keep(&self, id: ObjectId, fingerprint: u64, located: &Located) {
+    pub(crate) fn keep(&self, id: ObjectId, spec: &Arc<Spec>, located: &Located) {
         if located.validator.is_none() {
             return;
         }
         let mut entries = self.0.lock();
         entries.nbytes += size(located);
-        if let Some((_, (_, old))) = entries.lru.push(id, (fingerprint, located.clone())) {
+        if let Some((_, (_, old))) = entries.lru.push(id, (Arc::clone(spec), located.clone())) {
             entries.nbytes -= size(&old);
         }
         entries.shrink();
@@ -102,6 +103,10 @@ mod tests {
         }
     }
 
+    fn spec() -> Arc<Spec> {
+        Arc::new(Spec::of_bytes(&[4]))
+    }
+
     fn located(subchunks: usize, validator: bool) -> Located {
         let validator = validator.then(|| Validator::ETag("a".into()));
         Located {
@@ -114,31 +119,31 @@ mod tests {
     fn the_least_recently_used_goes_first() {
         let cache = IndexCache::new(2 * (16 * 10 + OVERHEAD));
         for key in ["a", "b"] {
-            cache.keep(id(key), 0, &located(10, true));
+            cache.keep(id(key), &spec(), &located(10, true));
         }
-        assert!(cache.get(&id("a"), 0).is_some());
-        cache.keep(id("c"), 0, &located(10, true));
-        assert!(cache.get(&id("b"), 0).is_none());
-        assert!(cache.get(&id("a"), 0).is_some());
+        assert!(cache.get(&id("a"), &spec()).is_some());
+        cache.keep(id("c"), &spec(), &located(10, true));
+        assert!(cache.get(&id("b"), &spec()).is_none());
+        assert!(cache.get(&id("a"), &spec()).is_some());
         cache.resize(OVERHEAD);
-        assert!(cache.get(&id("a"), 0).is_none());
+        assert!(cache.get(&id("a"), &spec()).is_none());
         assert_eq!(0, cache.0.lock().nbytes);
     }
 
     #[test]
     fn what_cannot_be_validated_is_not_kept() {
         let cache = IndexCache::new(1 << 20);
-        cache.keep(id("a"), 0, &located(1, false));
-        assert!(cache.get(&id("a"), 0).is_none());
+        cache.keep(id("a"), &spec(), &located(1, false));
+        assert!(cache.get(&id("a"), &spec()).is_none());
     }
 
     #[test]
     fn another_layout_does_not_get_the_index() {
         let cache = IndexCache::new(1 << 20);
-        cache.keep(id("a"), 0, &located(1, true));
-        assert!(cache.get(&id("a"), 1).is_none());
+        cache.keep(id("a"), &spec(), &located(1, true));
+        assert!(cache.get(&id("a"), &Spec::of_bytes(&[9])).is_none());
         cache.forget(&id("a"));
-        assert!(cache.get(&id("a"), 0).is_none());
+        assert!(cache.get(&id("a"), &spec()).is_none());
         assert_eq!(0, cache.0.lock().nbytes);
     }
 }

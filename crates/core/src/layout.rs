@@ -164,6 +164,15 @@ impl Layout {
         most
     }
 
+    /// Whether one codec hands a whole chunk to the next while it is encoded.
+    pub(crate) const fn has_intermediates(&self) -> bool {
+        match self {
+            Self::Chunk(chain) => chain.has_intermediates(),
+            // Those of a shard are as large as a subchunk.
+            Self::Shard(_) => false,
+        }
+    }
+
     /// One line that says what the layout is.
     #[must_use]
     pub fn describe(&self) -> String {

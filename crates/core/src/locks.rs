@@ -8,11 +8,19 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::flight::ObjectId;
+use crate::fetches::ObjectId;
+use crate::store::ForeignStore;
 
 /// The locks that are held or waited for.
 #[derive(Debug, Default)]
-pub(crate) struct KeyLocks(Mutex<HashMap<ObjectId, Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct KeyLocks(Mutex<HashMap<ObjectId, Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    lock: Weak<tokio::sync::Mutex<()>>,
+    /// The foreign store that the write which holds the lock waits for.
+    holder: Option<Arc<dyn ForeignStore>>,
+}
 
 /// A held lock.
 #[derive(Debug)]
@@ -49,24 +57,47 @@ impl KeyLocks {
         })
     }
 
+    /// The foreign store that the write which holds the lock waits for, if it is one.
+    pub(crate) fn holder(&self, id: &ObjectId) -> Option<Arc<dyn ForeignStore>> {
+        self.0.lock().get(id)?.holder.clone()
+    }
+
     fn of(&self, id: &ObjectId) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.0.lock();
-        if let Some(lock) = locks.get(id).and_then(Weak::upgrade) {
+        if let Some(lock) = locks.get(id).and_then(|entry| entry.lock.upgrade()) {
             return lock;
         }
         let lock = Arc::default();
-        locks.insert(id.clone(), Arc::downgrade(&lock));
+        let entry = Entry {
+            lock: Arc::downgrade(&lock),
+            holder: None,
+        };
+        locks.insert(id.clone(), entry);
         lock
+    }
+}
+
+impl KeyGuard {
+    /// Notes that the write which holds the lock waits for this store.
+    pub(crate) fn held_for(&self, store: &Arc<dyn ForeignStore>) {
+        if let Some(entry) = self.locks.0.lock().get_mut(&self.id) {
+            entry.holder = Some(Arc::clone(store));
+        }
     }
 }
 
 impl Drop for KeyGuard {
     fn drop(&mut self) {
+        let mut locks = self.locks.0.lock();
+        if let (Some(entry), Some(_)) = (locks.get_mut(&self.id), &self.guard) {
+            entry.holder = None;
+        }
+        drop(locks);
         drop(self.guard.take());
         let mut locks = self.locks.0.lock();
         if locks
             .get(&self.id)
-            .is_some_and(|lock| lock.strong_count() == 0)
+            .is_some_and(|entry| entry.lock.strong_count() == 0)
         {
             locks.remove(&self.id);
         }

@@ -69,6 +69,18 @@ impl OutBuffer {
         }
     }
 
+    /// A buffer without any element.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self {
+            base: std::ptr::dangling_mut(),
+            extent: 0..0,
+            gate: AtomicUsize::new(0),
+            idle: Notify::new(),
+            _owner: Box::new(()),
+        }
+    }
+
     /// Offsets that belong to the view, in bytes relative to its first element.
     #[must_use]
     pub fn extent(&self) -> std::ops::Range<i64> {

@@ -14,7 +14,8 @@ use crate::pool;
 use crate::runs::{runs, single_run};
 use crate::scratch::with_decoded;
 use crate::selection::Selection;
-use crate::shard::{ShardIndex, Sharding, ravel};
+use crate::shard::{ShardIndex, Sharding};
+use crate::split::Split;
 use crate::stage::DecodeOptions;
 use crate::stats::Stats;
 
@@ -28,6 +29,16 @@ pub(crate) struct Work<'a> {
     pub stats: &'a Stats,
     /// Whether the subchunks of one shard may use several threads.
     pub parallel: bool,
+}
+
+impl Work<'_> {
+    /// The same work where the threads are taken already.
+    pub(crate) const fn on_one_thread(self) -> Self {
+        Self {
+            parallel: false,
+            ..self
+        }
+    }
 }
 
 /// One place that wants a part of an object.
@@ -56,27 +67,22 @@ pub(crate) fn place(
                 work.options,
             )?;
             let subspec = spec.with_shape(&sharding.chunk_shape);
-            let touched = touched(sharding, spec, wants);
-            let nbytes = touched.len() * subspec.nbytes().unwrap_or(0);
+            let touched = Touched::new(sharding, spec, wants);
+            let nbytes = touched.subchunks.len() * subspec.nbytes().unwrap_or(0);
+            let inner = work.on_one_thread();
             let parallel = work.parallel && nbytes >= WORTH_SPREADING;
-            let work = Work {
-                parallel: false,
-                ..work
-            };
-            pool::for_each(
-                touched.into_iter().collect(),
-                parallel,
-                |(subchunk, parts)| {
-                    let wants = as_wants(&parts);
-                    if let Some(range) = index.range(subchunk) {
-                        let bytes = bytes_of(encoded, &range)?;
-                        place(&sharding.inner, &subspec, bytes, &wants, work)
-                    } else {
-                        fill(&subspec, &wants);
-                        Ok(())
-                    }
-                },
-            )
+            let subchunks: Vec<_> = touched.subchunks.iter().collect();
+            pool::for_each(subchunks, parallel, |(subchunk, parts)| {
+                let parts = touched.parts(parts);
+                let wants = as_wants(&parts);
+                if let Some(range) = index.range(*subchunk) {
+                    let bytes = bytes_of(encoded, &range)?;
+                    place(&sharding.inner, &subspec, bytes, &wants, inner)
+                } else {
+                    fill(&subspec, &wants);
+                    Ok(())
+                }
+            })
             .map(drop)
         }
     }
@@ -95,23 +101,45 @@ pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) {
     }
 }
 
-/// Per touched subchunk, the parts of each selection that fall into it.
-pub(crate) fn touched<'a>(
-    sharding: &Sharding,
-    spec: &ChunkSpec,
-    wants: &[Want<'a>],
-) -> BTreeMap<usize, Vec<(Selection, &'a OutBuffer)>> {
-    let grid = sharding.grid(spec);
-    let mut touched: BTreeMap<usize, Vec<_>> = BTreeMap::new();
-    for want in wants {
-        for (coords, part) in want.selection.split(&sharding.chunk_shape) {
-            touched
-                .entry(ravel(&coords, &grid))
-                .or_default()
-                .push((part, want.out));
+/// Which subchunks of a shard are wanted, and by which parts of which selections.
+pub(crate) struct Touched<'a> {
+    splits: Vec<(Split, &'a OutBuffer)>,
+    /// By number in C order: which split, and which of its parts.
+    pub subchunks: BTreeMap<usize, Vec<(usize, usize)>>,
+}
+
+impl<'a> Touched<'a> {
+    pub(crate) fn new(sharding: &Sharding, spec: &ChunkSpec, wants: &[Want<'a>]) -> Self {
+        let grid = sharding.grid(spec);
+        let splits: Vec<_> = wants
+            .iter()
+            .map(|want| {
+                (
+                    Split::new(want.selection, &sharding.chunk_shape, &grid),
+                    want.out,
+                )
+            })
+            .collect();
+        let mut subchunks: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (at, (split, _)) in splits.iter().enumerate() {
+            for part in 0..split.len() {
+                let subchunk = split.subchunk(part);
+                subchunks.entry(subchunk).or_default().push((at, part));
+            }
         }
+        Self { splits, subchunks }
     }
-    touched
+
+    /// The selections of one subchunk, each with its buffer.
+    pub(crate) fn parts(&self, parts: &[(usize, usize)]) -> Vec<(Selection, &'a OutBuffer)> {
+        parts
+            .iter()
+            .map(|(at, part)| {
+                let (split, out) = &self.splits[*at];
+                (split.part(*part), *out)
+            })
+            .collect()
+    }
 }
 
 pub(crate) fn as_wants<'a>(parts: &'a [(Selection, &'a OutBuffer)]) -> Vec<Want<'a>> {

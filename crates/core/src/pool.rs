@@ -65,12 +65,12 @@ pub(crate) fn for_each<T: Send, R: Send>(
 
 /// Calls `job`, and makes an error of a panic in it.
 pub(crate) fn guard<T>(job: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| {
-        Err(Error::decode(
-            "unknown",
-            format!("a codec panicked: {}", message(panic.as_ref())),
-        ))
-    })
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+}
+
+/// The error for a caught panic.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Error {
+    Error::internal(format!("a thread panicked: {}", message(panic)))
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
@@ -92,6 +92,7 @@ mod tests {
             .run(|| -> Result<(), Error> { panic!("odd bytes") })
             .await
             .unwrap_err();
+        assert!(matches!(error, Error::Internal { .. }));
         assert!(error.to_string().contains("odd bytes"));
         assert_eq!(7, pool.run(|| Ok(7)).await.unwrap());
     }

@@ -1,266 +1,262 @@
-//! Parts of a remote shard: its index, then merged byte ranges, all of one state of the object.
+//! A shard that is read in parts: its index, then merged byte ranges, all of one state of the object.
 //!
 //! The data requests carry the validator that came with the index. When the object turns out to be
-//! another, the units under way are waited for, the index is fetched again and everything is planned
-//! anew: what the buffer holds in the end is of one object, never a mix.
+//! another, the units under way are waited for, the index is fetched again and the ranges are planned
+//! again: what the buffer holds in the end is of one object, never a mix. A shard that seems to change
+//! each time (as from servers whose tags differ by node) is read in one request, whose body is of one
+//! state.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use futures::FutureExt;
 
-use crate::batch::{Item, Slots};
-use crate::coalesce::coalesce;
-use crate::dispatch::drive;
+use crate::batch::{Item, Results};
 use crate::element::ChunkSpec;
 use crate::error::{Error, StoreError, StoreErrorKind};
-use crate::flight::{Cargo, Flight, Wants};
+use crate::fetches::{Span, Subchunks};
 use crate::index_cache::Located;
-use crate::layout::Layout;
-use crate::out::OutBuffer;
-use crate::place::{Want, Work, as_wants, bytes_of, fill, place};
-use crate::pool;
-use crate::read::{Reader, UnitRun, work};
+use crate::index_loads::{Loaded, Source};
+use crate::place::{Want, fill};
+use crate::plan;
+use crate::pool::guard;
+use crate::read::Reader;
 use crate::selection::Selection;
-use crate::shard::{Sharding, ravel};
-use crate::store::{Get, Part, Store};
+use crate::shard::{IndexLocation, ShardIndex, Sharding};
+use crate::store::{Get, Part};
+use crate::turn::Turn;
+use crate::unit::{Requests, read_span};
 
-/// How often a shard may change under one read before the read gives up.
-const PLANS: usize = 10;
+/// How often a shard may change under one read before it is read in one request, if that fits.
+const PLANS: u32 = 3;
+/// How often a shard that cannot be read in one request may change before the read gives up.
+const MAX_PLANS: u32 = 10;
 
-/// The byte ranges that one request brings, with the selection that each subchunk serves.
-type Pieces = Vec<(Range<u64>, Selection)>;
+/// The index of a shard, and whether it comes from the cache.
+struct Found {
+    located: Located,
+    cached: bool,
+}
 
 impl Reader {
     /// Reads the selected parts of a shard; tells whether the shard was missing.
     pub(crate) async fn read_shard(
         &self,
+        requests: &Requests,
+        sharding: &Sharding,
         item: &Item,
-        mut admitted: Option<oneshot::Sender<()>>,
+        turn: Turn,
     ) -> Result<bool, Error> {
-        let array = &self.batch.array;
-        let Layout::Shard(sharding) = &array.layout else {
-            return Err(Error::invalid("only a shard has parts"));
-        };
-        for _ in 0..PLANS {
-            let located = self
-                .engine
-                .locate(array, &item.spec, sharding, &item.key, &mut admitted)
-                .await;
-            let located = match located {
-                Err(Error::Store(error)) if error.kind == StoreErrorKind::Changed => {
-                    self.engine.stats.replans.add(1);
+        let (batch, engine) = (&self.batch, &self.jobs.engine);
+        let grid = sharding.grid(&item.spec.chunk);
+        let fits = 2 * item.spec.nbytes as u64 <= requests.bounds.byte_budget();
+        let mut turn = Some(turn);
+        for plans in 1..=MAX_PLANS {
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => self.turns.take().await,
+            };
+            if plans > PLANS && fits {
+                return self.read_whole(requests, item, turn).await;
+            }
+            let found = match self.index(requests, sharding, item, turn).await {
+                Err(error) if is_change(&error) => {
+                    engine.stats.replans.add(1);
                     continue;
                 }
-                located => located?,
+                found => found?,
             };
-            let Some((located, cached)) = located else {
-                self.fill(item, vec![item.selection.clone()], None).await?;
+            let Some(Found { located, cached }) = found else {
+                let all = std::iter::once(item.selection.clone());
+                self.fill(item.spec.chunk.clone(), all).await?;
                 return Ok(true);
             };
-            if located.validator.is_none() && matches!(array.store, Store::Remote(_)) {
+            if located.validator.is_none() && requests.store.has_validators() {
                 // Nothing would tie ranges to the index: only one body is of one state for certain.
-                return self.read_whole(item, admitted.take()).await;
+                let turn = self.turns.take().await;
+                return self.read_whole(requests, item, turn).await;
             }
-            let (present, absent) = split(sharding, &item.spec.chunk, &located, &item.selection);
-            if cached && present.is_empty() {
-                // No request would notice that the index is stale: ask for it again.
-                self.engine.indexes.forget(&array.object(&item.key));
+            let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
+            let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+            if cached && plan.spans.is_empty() {
+                // No data request would show that the index is stale: it is fetched again.
+                engine.indexes.forget(&batch.array.object(&item.key));
                 continue;
             }
-            if !absent.is_empty() {
-                self.fill(item, absent, Some(sharding)).await?;
+            if !plan.absent.is_empty() {
+                let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
+                let (split, absent) = (plan.split, plan.absent.into_iter());
+                self.fill(spec, absent.map(move |part| split.part(part)))
+                    .await?;
             }
             match self
-                .fetch_parts(item, sharding, &located, present, admitted.take())
+                .spans(requests, sharding, item, &located, plan.spans)
                 .await
             {
-                Err(Error::Store(error)) if error.kind == StoreErrorKind::Changed => {
-                    self.engine.stats.replans.add(1);
-                    self.engine.indexes.forget(&array.object(&item.key));
+                Err(error) if is_change(&error) => {
+                    engine.stats.replans.add(1);
+                    engine.indexes.forget(&batch.array.object(&item.key));
                 }
                 outcome => return outcome.map(|()| false),
             }
         }
-        let failed = StoreError::changed(array, &item.key);
+        let failed = StoreError::changed(batch.array.store_name(), &item.key);
         Err(StoreError {
-            attempts: u32::try_from(PLANS).unwrap_or(u32::MAX),
+            attempts: MAX_PLANS,
             ..failed
         }
         .into())
     }
 
-    /// Reads the selected parts of a shard that is fetched whole.
-    pub(crate) async fn read_whole(
+    /// Finds the index of a shard: in the cache, in a fetch under way, or with one request; `None` where
+    /// there is no shard. The turn is dropped once that request is admitted, or where none is needed.
+    async fn index(
         &self,
+        requests: &Requests,
+        sharding: &Sharding,
         item: &Item,
-        admitted: Option<oneshot::Sender<()>>,
-    ) -> Result<bool, Error> {
-        let slots = Slots::new(1);
-        let wants = || Wants::Object(item.selection.clone());
-        let ticket = self.ticket(item, Cargo::Object, &slots, 0, wants);
-        let launch = self.launch(vec![ticket], |unit, flights, admitted| async move {
-            unit.object(&flights[0], admitted).await;
-        });
-        drive(std::iter::once(launch), || false, admitted).await;
-        let outcome = slots.outcome(|_| Arc::clone(&item.key));
-        outcome
-            .map(|missing| missing[0])
-            .map_err(|failed| failed.error)
+        turn: Turn,
+    ) -> Result<Option<Found>, Error> {
+        let (engine, array, spec) = (&self.jobs.engine, &self.batch.array, &item.spec);
+        let id = array.object(&item.key);
+        let cached = || {
+            let located = engine.indexes.get(&id, spec)?;
+            engine.stats.shard_index_hits.add(1);
+            Some(located)
+        };
+        let cached_now = cached();
+        let source = match cached_now {
+            Some(located) => Source::Cached(located),
+            None => engine
+                .index_loads
+                .join(&id, spec, self.batch.since, cached, |began| {
+                    let request = self.request(item, sharding.clone());
+                    let requests = requests.clone();
+                    async move {
+                        let permits = {
+                            let nbytes = request.source.index_size(&request.spec.chunk);
+                            requests.admit(&request.array, nbytes).await
+                        };
+                        drop(turn);
+                        began.get_or_init(std::time::Instant::now);
+                        let loaded = load(&requests, &request).await;
+                        drop(permits);
+                        loaded
+                    }
+                    .boxed()
+                }),
+        };
+        match source {
+            Source::Cached(located) => Ok(Some(Found {
+                located,
+                cached: true,
+            })),
+            Source::Fetch(fetch, started) => {
+                if !started {
+                    engine.stats.flights_shared.add(1);
+                }
+                let located = fetch.done().await?;
+                Ok(located.map(|located| Found {
+                    located,
+                    cached: false,
+                }))
+            }
+        }
     }
 
-    async fn fetch_parts(
+    /// Reads merged byte ranges, each as a unit, in the state that the index is of.
+    async fn spans(
         &self,
-        item: &Item,
+        requests: &Requests,
         sharding: &Sharding,
+        item: &Item,
         located: &Located,
-        present: Pieces,
-        admitted: Option<oneshot::Sender<()>>,
+        spans: Vec<(Range<u64>, Subchunks)>,
     ) -> Result<(), Error> {
-        let ranges: Vec<Range<u64>> = present.iter().map(|(range, _)| range.clone()).collect();
-        let groups = coalesce(&ranges, self.batch.coalesce_gap, self.batch.coalesce_max);
-        let mut present: Vec<Option<(Range<u64>, Selection)>> =
-            present.into_iter().map(Some).collect();
-        let slots = Slots::new(groups.len());
-        let inner = Arc::new(sharding.clone());
-        let launches = groups
+        let engine = &self.jobs.engine;
+        let results = Results::new(spans.len());
+        let sharding = Arc::new(sharding.clone());
+        let units = spans
             .into_iter()
             .enumerate()
-            .map(|(slot, (range, members))| {
-                let pieces = members
-                    .into_iter()
-                    .filter_map(|member| present[member].take())
-                    .collect();
-                let cargo = Cargo::Range(range, located.validator.clone());
-                let ticket = self.ticket(item, cargo, &slots, slot, || Wants::Pieces(pieces));
-                let inner = Arc::clone(&inner);
-                self.launch(vec![ticket], move |unit, flights, admitted| async move {
-                    unit.range(inner, Arc::clone(&flights[0]), admitted).await;
-                })
+            .map(|(index, (range, wanted))| {
+                let validator = located.validator.clone();
+                let request = self.request(item, Span { range, validator });
+                let waiter = self.waiter(wanted, &results, index);
+                let (requests, sharding) = (requests.clone(), Arc::clone(&sharding));
+                move |turn: Turn| {
+                    let unit = engine.spans.share(request, waiter, &engine.stats, |fetch| {
+                        read_span(requests, sharding, fetch, turn).boxed()
+                    });
+                    // A unit that panics leaves no outcome, and is reported for that.
+                    unit.map(drop).boxed()
+                }
             });
-        // Units are waited for also when one has failed: a plan that is made anew must be the last
-        // to write.
-        drive(launches, || false, admitted).await;
-        slots
+        // Units are waited for even after one has failed: when the ranges are planned again, nothing of
+        // the old plan may still write.
+        self.turns.drive(units, || false).await;
+        results
             .outcome(|_| Arc::clone(&item.key))
             .map(drop)
             .map_err(|failed| failed.error)
     }
 
-    /// Writes the fill value where a shard, or some of its subchunks, are not.
+    /// Writes the fill value where a shard, or some of its subchunks, are not stored.
     async fn fill(
         &self,
-        item: &Item,
-        selections: Vec<Selection>,
-        sharding: Option<&Sharding>,
+        spec: ChunkSpec,
+        selections: impl Iterator<Item = Selection> + Send + 'static,
     ) -> Result<(), Error> {
-        let shape = sharding.map_or(&item.spec.chunk.shape, |sharding| &sharding.chunk_shape);
-        let spec = item.spec.chunk.with_shape(shape);
         let out = Arc::clone(&self.batch.buffer);
         let job = move || {
-            for selection in &selections {
-                fill(
-                    &spec,
-                    &[Want {
-                        selection,
-                        out: &out,
-                    }],
-                );
+            for selection in selections {
+                let (selection, out) = (&selection, &*out);
+                fill(&spec, &[Want { selection, out }]);
             }
             Ok(())
         };
-        self.engine.pool().run(job).await
+        self.jobs.engine.pool().run(job).await
     }
 }
 
-impl UnitRun {
-    /// Fetches one merged byte range, then decodes the subchunks in it.
-    async fn range(
-        self,
-        sharding: Arc<Sharding>,
-        flight: Arc<Flight>,
-        admitted: oneshot::Sender<()>,
-    ) {
-        let Cargo::Range(range, validator) = flight.cargo().clone() else {
-            return;
-        };
-        let len = range.end - range.start;
-        let subspec = flight.spec.chunk.with_shape(&sharding.chunk_shape);
-        let nbytes = len + subspec.nbytes().unwrap_or(0) as u64;
-        let chunks = flight.array.chunks.as_ref();
-        let mut permits = self.engine.admission.admit(chunks, nbytes).await;
-        // Nobody listens any more when the batch that asked is gone.
-        admitted.send(()).ok();
-        let part = Part::Range(range.clone());
-        let fetched = self
-            .engine
-            .fetch(&flight.array, &flight.key, &part, validator.as_ref(), len)
-            .await;
-        permits.release_request();
-        self.decode(permits, flight.spec.nbytes, move |run| {
-            let targets = flight.board();
-            let outcome = pool::guard(|| match fetched {
-                Ok(Get::Found(fetched)) if fetched.bytes.len() as u64 == len => {
-                    let mut pieces: BTreeMap<(u64, u64), Vec<(Selection, &OutBuffer)>> =
-                        BTreeMap::new();
-                    for target in &targets {
-                        let Wants::Pieces(wanted) = &target.wants else {
-                            continue;
-                        };
-                        for (piece, selection) in wanted {
-                            let at = (piece.start - range.start, piece.end - range.start);
-                            pieces
-                                .entry(at)
-                                .or_default()
-                                .push((selection.clone(), &target.out));
-                        }
-                    }
-                    let work = work(run, &flight);
-                    let inner = Work {
-                        parallel: false,
-                        ..work
-                    };
-                    let pieces = pieces.into_iter().collect();
-                    pool::for_each(pieces, work.parallel, |((start, end), parts)| {
-                        let bytes = bytes_of(&fetched.bytes, &(start..end))?;
-                        place(&sharding.inner, &subspec, bytes, &as_wants(&parts), inner)
-                    })
-                    .map(|_| false)
-                }
-                Ok(Get::Found(_)) if validator.is_none() => Err(Error::decode(
-                    "sharding_indexed",
-                    "a subchunk leaves its shard",
-                )),
-                Ok(Get::Oversized(size)) => {
-                    Err(StoreError::oversized(&flight.array, &flight.key, size).into())
-                }
-                Ok(_) => Err(StoreError::changed(&flight.array, &flight.key).into()),
-                Err(error) => Err(error),
-            })
-            .map_err(|error| error.at(&flight.key));
-            for target in &targets {
-                target.finish(outcome.clone());
-            }
-        })
-        .await;
-    }
-}
-
-/// Parts of the selection whose subchunks are there, with their byte ranges, and parts whose are not.
-pub(crate) fn split(
-    sharding: &Sharding,
-    spec: &ChunkSpec,
-    located: &Located,
-    selection: &Selection,
-) -> (Pieces, Vec<Selection>) {
-    let grid = sharding.grid(spec);
-    let (mut present, mut absent) = (Vec::new(), Vec::new());
-    for (coords, part) in selection.split(&sharding.chunk_shape) {
-        match located.index.range(ravel(&coords, &grid)) {
-            Some(range) => present.push((range, part)),
-            None => absent.push(part),
+/// Fetches, decodes and caches the index of a shard.
+async fn load(
+    requests: &Requests,
+    request: &crate::fetches::Request<Sharding>,
+) -> Result<Loaded, Error> {
+    let engine = &requests.jobs.engine;
+    let (array, spec, key, sharding) =
+        (&request.array, &request.spec, &request.key, &request.source);
+    engine.stats.shard_index_misses.add(1);
+    let nbytes = sharding.index_size(&spec.chunk);
+    let part = match sharding.location {
+        IndexLocation::Start => Part::Range(0..nbytes),
+        IndexLocation::End => Part::Suffix(nbytes),
+    };
+    let fetched = match requests.get(array, key, &part, nbytes, None).await? {
+        Get::Found(fetched) => fetched,
+        Get::Missing => return Ok(None),
+        Get::Changed => return Err(StoreError::changed(array.store_name(), key).into()),
+        Get::Oversized(size) => {
+            return Err(StoreError::oversized(array.store_name(), key, size).into());
         }
-    }
-    (present, absent)
+    };
+    // A foreign store does not tell the size; what leaves its shard fails when it is fetched.
+    let size = fetched.size.unwrap_or(u64::MAX / 2);
+    let index = guard(|| {
+        let options = array.options();
+        ShardIndex::decode(&fetched.bytes, sharding, &spec.chunk, size, options)
+    })
+    .map_err(|error| error.at(key))?;
+    let located = Located {
+        index: Arc::new(index),
+        validator: fetched.validator,
+    };
+    let id = array.object(key);
+    engine.indexes.keep(id, spec, &located);
+    Ok(Some(located))
+}
+
+fn is_change(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if error.kind == StoreErrorKind::Changed)
 }

@@ -8,8 +8,7 @@
 //! - *points*: coordinate lists over all axes, with one byte offset per point.
 //!
 //! Offsets are in bytes, so axes that were dropped, reversed, broadcast (offset 0) or laid out in
-//! Fortran order need no further case. A selection can be split along a grid of subchunks, which is
-//! all that sharding asks of it.
+//! Fortran order need no further case. `split` divides a selection along a grid of subchunks.
 
 use crate::error::Error;
 use crate::positions::Positions;
@@ -163,142 +162,6 @@ impl Selection {
                 .min(out.len()),
         }
     }
-
-    /// Splits the selection along a grid of subchunks of shape `subchunk`.
-    ///
-    /// Gives each touched subchunk's grid coordinates with the part of the selection that falls into
-    /// it, positions counted from the subchunk's origin. The order of duplicates is kept.
-    #[must_use]
-    pub fn split(&self, subchunk: &[u64]) -> Vec<(Vec<u64>, Self)> {
-        match self {
-            Self::Grid { axes, base } => split_grid(axes, *base, subchunk),
-            Self::Points { coords, out } => split_points(coords, out, subchunk),
-        }
-    }
-}
-
-fn split_grid(axes: &[Axis], base: i64, subchunk: &[u64]) -> Vec<(Vec<u64>, Selection)> {
-    let per_axis: Vec<Vec<(u64, Axis)>> = axes
-        .iter()
-        .zip(subchunk)
-        .map(|(axis, length)| split_axis(axis, *length))
-        .collect();
-    let mut parts = vec![(
-        Vec::with_capacity(axes.len()),
-        Vec::with_capacity(axes.len()),
-    )];
-    for choices in &per_axis {
-        parts = parts
-            .iter()
-            .flat_map(|(coords, chosen)| {
-                choices.iter().map(move |(index, axis)| {
-                    let (mut coords, mut chosen) = (coords.clone(), chosen.clone());
-                    coords.push(*index);
-                    chosen.push(axis.clone());
-                    (coords, chosen)
-                })
-            })
-            .collect();
-    }
-    parts
-        .into_iter()
-        .map(|(coords, axes)| (coords, Selection::Grid { axes, base }))
-        .collect()
-}
-
-#[expect(
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    clippy::cast_possible_truncation,
-    reason = "`check` has bounded every position by the chunk's shape"
-)]
-fn split_axis(axis: &Axis, length: u64) -> Vec<(u64, Axis)> {
-    let mut parts = Vec::new();
-    if let Positions::Range { start, step, len } = axis.chunk
-        && step > 0
-    {
-        let mut from = 0;
-        while from < len {
-            let index = (start + step * from as i64) as u64 / length;
-            let end = ((index + 1) * length) as i64;
-            let count = (((end - start) as u64).div_ceil(step as u64) as usize).min(len) - from;
-            let chunk = axis.chunk.slice(from, count, -((index * length) as i64));
-            parts.push((
-                index,
-                Axis {
-                    chunk,
-                    out: axis.out.slice(from, count, 0),
-                },
-            ));
-            from += count;
-        }
-        return parts;
-    }
-    let mut order: Vec<usize> = (0..axis.chunk.len()).collect();
-    order.sort_by_key(|at| axis.chunk.get(*at) as u64 / length);
-    for run in order
-        .chunk_by(|a, b| axis.chunk.get(*a) as u64 / length == axis.chunk.get(*b) as u64 / length)
-    {
-        let index = axis.chunk.get(run[0]) as u64 / length;
-        let origin = (index * length) as i64;
-        let chunk =
-            Positions::from_list(run.iter().map(|at| axis.chunk.get(*at) - origin).collect());
-        parts.push((
-            index,
-            Axis {
-                chunk,
-                out: axis.out.take(run),
-            },
-        ));
-    }
-    parts
-}
-
-#[expect(
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    reason = "`check` has bounded every coordinate by the chunk's shape"
-)]
-fn split_points(
-    coords: &[Positions],
-    out: &Positions,
-    subchunk: &[u64],
-) -> Vec<(Vec<u64>, Selection)> {
-    let place = |at: usize| -> Vec<u64> {
-        coords
-            .iter()
-            .zip(subchunk)
-            .map(|(positions, length)| positions.get(at) as u64 / length)
-            .collect()
-    };
-    let mut order: Vec<(Vec<u64>, usize)> = (0..out.len()).map(|at| (place(at), at)).collect();
-    order.sort();
-    order
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|run| {
-            let index = run[0].0.clone();
-            let points: Vec<usize> = run.iter().map(|(_, at)| *at).collect();
-            let coords = coords
-                .iter()
-                .zip(subchunk.iter().zip(&index))
-                .map(|(positions, (length, index))| {
-                    let origin = (length * index) as i64;
-                    points
-                        .iter()
-                        .map(|at| positions.get(*at) - origin)
-                        .collect()
-                })
-                .map(Positions::from_list)
-                .collect();
-            (
-                index,
-                Selection::Points {
-                    coords,
-                    out: out.take(&points),
-                },
-            )
-        })
-        .collect()
 }
 
 impl Selection {
@@ -365,41 +228,13 @@ pub(crate) mod tests {
         }
     }
 
-    fn points() -> Selection {
+    pub(crate) fn points() -> Selection {
         Selection::Points {
             coords: vec![
                 Positions::List([3, 3, 0, 9].into()),
                 Positions::List([1, 1, 6, 2].into()),
             ],
             out: Positions::List([0, 8, 4, 12].into()),
-        }
-    }
-
-    #[test]
-    #[expect(clippy::cast_possible_wrap, reason = "small numbers")]
-    fn split_keeps_every_element_once() {
-        for (selection, subchunk) in [(grid(), vec![4, 3, 2]), (points(), vec![2, 4])] {
-            let mut joined: Vec<_> = selection
-                .split(&subchunk)
-                .iter()
-                .flat_map(|(index, part)| {
-                    let origin: Vec<i64> = index
-                        .iter()
-                        .zip(&subchunk)
-                        .map(|(i, n)| (i * n) as i64)
-                        .collect();
-                    part.elements().into_iter().map(move |(coords, out)| {
-                        (
-                            coords.iter().zip(&origin).map(|(c, o)| c + o).collect(),
-                            out,
-                        )
-                    })
-                })
-                .collect();
-            let mut whole = selection.elements();
-            joined.sort();
-            whole.sort();
-            assert_eq!(whole, joined);
         }
     }
 

@@ -183,18 +183,6 @@ impl ShardIndex {
     }
 }
 
-/// Number in C order of the cell at `coords` of a grid.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "an index of that many entries is in memory"
-)]
-pub(crate) fn ravel(coords: &[u64], grid: &[u64]) -> usize {
-    coords
-        .iter()
-        .zip(grid)
-        .fold(0, |at, (coord, length)| at * length + coord) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

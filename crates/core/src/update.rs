@@ -15,7 +15,8 @@ use crate::pool;
 use crate::runs::runs;
 use crate::scratch::with_decoded;
 use crate::selection::Selection;
-use crate::shard::{IndexLocation, ShardIndex, Sharding, ravel};
+use crate::shard::{IndexLocation, ShardIndex, Sharding};
+use crate::split::Split;
 
 /// The values of one batch, and how they are written.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,31 @@ pub(crate) fn update(
     match layout {
         Layout::Chunk(chain) => update_chunk(chain, spec, existing, selection, values, into),
         Layout::Shard(sharding) => update_shard(sharding, spec, existing, selection, values, into),
+    }
+}
+
+/// Appends an object that decodes to fill values: an encoded chunk, or a shard without subchunks.
+pub(crate) fn encode_empty(
+    layout: &Layout,
+    spec: &ChunkSpec,
+    into: &mut Vec<u8>,
+) -> Result<(), Error> {
+    match layout {
+        Layout::Chunk(chain) => with_decoded(|scratch| {
+            let nbytes = spec
+                .nbytes()
+                .ok_or_else(|| Error::invalid("the chunk is too large"))?;
+            scratch.resize(nbytes, 0);
+            spec.fill_into(scratch);
+            chain.encode(spec, scratch, into)
+        }),
+        Layout::Shard(sharding) => {
+            let subchunks = sharding.grid(spec).iter().product::<u64>();
+            let count = usize::try_from(subchunks)
+                .map_err(|_| Error::invalid("the shard has too many subchunks"))?;
+            into.extend_from_slice(&ShardIndex::absent(count).encode(sharding.checksum));
+            Ok(())
+        }
     }
 }
 
@@ -92,8 +118,8 @@ enum Subchunk {
     Absent,
     /// Its encoded bytes stay as they are, at this range of the stored shard.
     Kept(Range<u64>),
-    /// This part of the selection falls into it.
-    Touched(Selection),
+    /// The part of the selection with this number falls into it.
+    Touched(usize),
     /// It has been encoded anew; `None` for one that is not stored.
     Encoded(Option<Vec<u8>>),
 }
@@ -120,35 +146,39 @@ fn update_shard(
     let mut subchunks: Vec<Subchunk> = (0..count)
         .map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept))
         .collect();
-    let parts = selection.split(&sharding.chunk_shape);
+    let split = Split::new(selection, &sharding.chunk_shape, &grid);
     let subspec = spec.with_shape(&sharding.chunk_shape);
     let inner = Values {
-        work: Work {
-            parallel: false,
-            ..values.work
-        },
+        work: values.work.on_one_thread(),
         ..values
     };
-    let encode = |at: usize, part: &Selection, into: &mut Vec<u8>| {
+    let encode = |at: usize, part: usize, into: &mut Vec<u8>| {
         let before = existing
             .zip(index.range(at))
             .map(|(shard, range)| bytes_of(shard, &range))
             .transpose()?;
-        update(&sharding.inner, &subspec, before, part, inner, into)
+        update(
+            &sharding.inner,
+            &subspec,
+            before,
+            &split.part(part),
+            inner,
+            into,
+        )
     };
-    if values.work.parallel && parts.len() > 1 {
-        let encoded = pool::for_each(parts, true, |(coords, part)| {
-            let at = ravel(&coords, &grid);
+    if values.work.parallel && split.len() > 1 {
+        let encoded = pool::for_each((0..split.len()).collect(), true, |part| {
+            let at = split.subchunk(part);
             let mut bytes = Vec::new();
-            let stored = encode(at, &part, &mut bytes)?;
+            let stored = encode(at, part, &mut bytes)?;
             Ok((at, stored.then_some(bytes)))
         })?;
         for (at, bytes) in encoded {
             subchunks[at] = Subchunk::Encoded(bytes);
         }
     } else {
-        for (coords, part) in parts {
-            subchunks[ravel(&coords, &grid)] = Subchunk::Touched(part);
+        for part in 0..split.len() {
+            subchunks[split.subchunk(part)] = Subchunk::Touched(part);
         }
     }
     assemble(
@@ -167,7 +197,7 @@ fn assemble(
     spec: &ChunkSpec,
     existing: &[u8],
     subchunks: &[Subchunk],
-    encode: impl Fn(usize, &Selection, &mut Vec<u8>) -> Result<bool, Error>,
+    encode: impl Fn(usize, usize, &mut Vec<u8>) -> Result<bool, Error>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
     let origin = into.len();
@@ -185,7 +215,7 @@ fn assemble(
                 into.extend_from_slice(bytes_of(existing, range)?);
                 true
             }
-            Subchunk::Touched(part) => encode(at, part, into)?,
+            Subchunk::Touched(part) => encode(at, *part, into)?,
             Subchunk::Encoded(Some(bytes)) => {
                 into.extend_from_slice(bytes);
                 true

@@ -1,38 +1,47 @@
-//! A write: gather, merge what is partial, encode, put. The mirror of a read.
+//! A write: lock, admit, read what is stored, merge, encode, put. The mirror of a read.
+//!
+//! ```text
+//! write ─► plan::files ─► files ─► update, put                        local: all in one job
+//!       └► object ─► attempt: get ─► update ─► put, under a condition  awaited
+//! ```
 //!
 //! Every chunk is written under its object's lock, whole ones too: a partial write that reads before
 //! and puts after a whole one would undo it. Between processes, a partial write to a store that has
 //! conditional puts depends on the object it has read; when that is another by then, it reads and
 //! merges again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::oneshot;
 
-use crate::admit::Bound;
-use crate::batch::{Batch, BatchError, Item, Slots};
-use crate::dispatch::{Launch, drive};
+use crate::admit::Permits;
+use crate::batch::{Batch, BatchError, Item, Results};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError, StoreErrorKind};
-use crate::flight::ObjectId;
+use crate::fetches::ObjectId;
 use crate::layout::Layout;
 use crate::locks::KeyGuard;
-use crate::place::Work;
+use crate::plan;
 use crate::pool::guard;
 use crate::scratch::with_encoded;
 use crate::store::{
-    Condition, Directories, Get, LocalStore, Part, Put, RemoteStore, Store, Validator,
+    Awaited, Condition, Directories, Fetched, Get, LocalStore, Part, Put, RemoteStore, Store,
+    Validator,
 };
-use crate::update::{Values, update};
+use crate::turn::{Turn, Turns};
+use crate::unit::{Jobs, Requests};
+use crate::update::{Values, encode_empty, update};
 
 /// How often a put may be refused because somebody else was faster.
 const TRIES: u32 = 100;
 /// The longest pause before a refused put is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Requests beside its own that a large object's parts may use, as far as they are free.
-const EXTRA_LANES: usize = 7;
+const EXTRA_REQUESTS: usize = 7;
+/// How often a write that waits for a lock looks whether the loop of the write that holds it runs.
+const LOOK_AT_HOLDER: Duration = Duration::from_secs(1);
 
 /// Writes a batch.
 ///
@@ -40,37 +49,50 @@ const EXTRA_LANES: usize = 7;
 /// What failed first, with the keys of other chunks that failed.
 ///
 /// # Cancel safety
-/// Dropping the future closes its requests. Each chunk is the old one or the new one afterwards; jobs
-/// that run already may still read the buffer, until [`crate::OutBuffer::closed`] returns.
+/// Dropping the future closes its requests; a foreign store's own `put` or `delete` that has begun goes on
+/// to its end, with the object locked. Each chunk is the old one or the new one afterwards; jobs that run
+/// already may still read the buffer, until [`crate::OutBuffer::closed`] returns.
 pub async fn write(engine: Arc<Engine>, batch: Batch) -> Result<(), BatchError> {
     engine.stats.batches.add(1);
-    let writer = Writer {
-        slots: Slots::new(batch.items.len()),
-        lane: engine.admission.lane(),
-        spread: engine.spread(&batch.array, batch.items.len()),
-        batch: Arc::new(batch),
-        engine,
-    };
-    drive(writer.launches(), || writer.slots.failed(), None).await;
+    let writer = Arc::new(Writer {
+        results: Results::new(batch.items.len()),
+        turns: Turns::new(),
+        jobs: Jobs::new(&engine, &batch),
+        batch,
+    });
+    let (batch, writer) = (&writer.batch, &writer);
+    let stop = || writer.results.failed();
+    match &batch.array.store {
+        Store::Local(store) => {
+            let units = plan::files(batch, engine.pool().threads())
+                .map(|items| move |turn| writer.files(store, items, turn).boxed());
+            writer.turns.drive(units, stop).await;
+        }
+        Store::Awaited(store) => {
+            let requests = &Requests::new(writer.jobs.clone(), store);
+            let units = (0..batch.items.len())
+                .map(|index| move |turn| writer.object(requests, index, turn).boxed());
+            writer.turns.drive(units, stop).await;
+        }
+    }
     let outcome = writer
-        .slots
-        .outcome(|slot| Arc::clone(&writer.batch.items[slot].key));
+        .results
+        .outcome(|index| Arc::clone(&batch.items[index].key));
     if outcome.is_err() {
-        writer.batch.buffer.closed().await;
+        batch.buffer.closed().await;
     }
     outcome.map(drop)
 }
 
-#[derive(Clone)]
+/// One write under way.
 struct Writer {
-    engine: Arc<Engine>,
-    batch: Arc<Batch>,
-    slots: Arc<Slots>,
-    lane: Arc<Bound>,
-    spread: bool,
+    batch: Batch,
+    results: Arc<Results>,
+    turns: Turns,
+    jobs: Jobs,
 }
 
-/// An object that is being written: locked, and forgotten by caches and flights when that ends,
+/// An object that is being written: locked, and forgotten by caches and shared fetches when that ends,
 /// however it ends.
 struct Writing {
     engine: Arc<Engine>,
@@ -84,115 +106,78 @@ impl Drop for Writing {
     }
 }
 
-impl Writer {
-    fn launches(&self) -> impl Iterator<Item = Launch<'_>> {
-        let items = &self.batch.items;
-        let layout = &self.batch.array.layout;
-        let jobs = self.engine.jobs(&self.batch);
-        let mut next = 0;
-        std::iter::from_fn(move || {
-            let mut group = Vec::new();
-            let mut nbytes = 0;
-            while let Some(item) = items
-                .get(next)
-                .filter(|_| jobs.has_room(group.len(), nbytes))
-            {
-                // Locks of a group are never waited for: whoever waits for one holds none.
-                let lock = match &self.batch.array.store {
-                    Store::Local(_) => self.try_lock(item),
-                    _ => None,
-                };
-                let Some(lock) = lock else { break };
-                nbytes += item.touched_bytes(layout);
-                group.push((next, lock));
-                next += 1;
-            }
-            if !group.is_empty() {
-                return Some(launch(|admitted| {
-                    self.clone().local(group, admitted).boxed()
-                }));
-            }
-            let slot = next;
-            items.get(slot)?;
-            next += 1;
-            Some(launch(|admitted| self.alone(slot, admitted).boxed()))
-        })
-    }
+/// What one attempt to replace an object came to.
+enum Attempt {
+    Done,
+    /// Somebody else has replaced the object since it was read.
+    Conflict,
+    /// The stored shard has this many bytes, more than memory was reserved for.
+    Larger(u64),
+}
 
-    /// Writes one chunk after waiting for its lock.
-    async fn alone(&self, slot: usize, admitted: oneshot::Sender<()>) {
-        let item = &self.batch.items[slot];
-        let id = self.batch.array.object(&item.key);
-        let lock = self.engine.locks.lock(id.clone()).await;
-        let writing = Writing {
-            engine: Arc::clone(&self.engine),
-            id,
-            _lock: lock,
-        };
-        if self.batch.array.store.is_awaited() {
-            let outcome = self.awaited(slot, &writing, admitted).await;
-            self.slots.set(slot, outcome.map(|()| false));
+impl Writer {
+    /// Writes local objects: those that are free in one job, then the others, each once it is free.
+    async fn files(self: &Arc<Self>, store: &Arc<LocalStore>, items: Range<usize>, turn: Turn) {
+        let (mut free, mut busy) = (Vec::new(), Vec::new());
+        for index in items {
+            match self.try_lock(index) {
+                Some(writing) => free.push((index, writing)),
+                None => busy.push(index),
+            }
+        }
+        if free.is_empty() {
+            drop(turn);
         } else {
-            self.clone().local(vec![(slot, writing)], admitted).await;
+            self.write_files(store, free, turn).await;
+        }
+        for index in busy {
+            let turn = self.turns.take().await;
+            match self.lock_in_turn(index, turn).await {
+                Ok((writing, turn)) => self.write_files(store, vec![(index, writing)], turn).await,
+                Err(error) => self.results.set(index, Err(error)),
+            }
         }
     }
 
-    fn try_lock(&self, item: &Item) -> Option<Writing> {
-        let id = self.batch.array.object(&item.key);
-        let lock = self.engine.locks.try_lock(id.clone())?;
-        Some(Writing {
-            engine: Arc::clone(&self.engine),
-            id,
-            _lock: lock,
-        })
-    }
-
-    /// Writes local chunks one after the other, in one job.
-    async fn local(self, group: Vec<(usize, Writing)>, admitted: oneshot::Sender<()>) {
-        let array = &self.batch.array;
-        let largest = group
-            .iter()
-            .map(|(slot, _)| self.batch.items[*slot].spec.nbytes)
-            .max();
-        let nbytes = 2 * largest.unwrap_or(0) as u64;
-        let permits = self
-            .engine
-            .admission
-            .admit_local(array.chunks.as_ref(), nbytes)
-            .await;
-        let cpu = self.engine.admission.cpu(&self.lane).await;
-        // Nobody listens any more when the batch is gone.
-        admitted.send(()).ok();
-        let pool = self.engine.pool();
+    /// Writes local objects that are locked one after the other, in one job.
+    async fn write_files(
+        self: &Arc<Self>,
+        store: &Arc<LocalStore>,
+        locked: Vec<(usize, Writing)>,
+        turn: Turn,
+    ) {
+        let items = locked.iter().map(|(index, _)| &self.batch.items[*index]);
+        let nbytes = items.map(|item| self.memory(item, 0)).max().unwrap_or(0);
+        let (admission, chunks) = (&self.jobs.engine.admission, &self.batch.array.chunks);
+        let permits = admission.admit_local(chunks.as_ref(), nbytes).await;
+        let cpu = self.jobs.cpu().await;
+        drop(turn);
+        let (writer, store) = (Arc::clone(self), Arc::clone(store));
         let job = move || {
-            let Store::Local(store) = &self.batch.array.store else {
-                return Err(Error::invalid(
-                    "only a local store is written inside its job",
-                ));
-            };
             let mut directories = Directories::default();
-            for (slot, writing) in group {
-                let item = &self.batch.items[slot];
-                let outcome = guard(|| self.write_local(item, store, &mut directories))
+            for (index, writing) in locked {
+                let item = &writer.batch.items[index];
+                let outcome = guard(|| writer.write_file(item, &store, &mut directories))
                     .map_err(|error| error.at(&item.key));
                 drop(writing);
-                self.slots.set(slot, outcome.map(|()| false));
+                writer.results.set(index, outcome.map(|()| false));
             }
             drop((permits, cpu));
             Ok(())
         };
-        // Outcomes are in the slots.
-        pool.run(job).await.ok();
+        // The job has noted its outcomes.
+        self.jobs.engine.pool().run(job).await.ok();
     }
 
-    fn write_local(
+    fn write_file(
         &self,
         item: &Item,
         store: &LocalStore,
         directories: &mut Directories,
     ) -> Result<(), Error> {
+        let stats = &self.jobs.engine.stats;
         with_encoded(|before| {
-            let opened = if is_whole(item) {
+            let opened = if self.is_whole(item) {
                 None
             } else {
                 store.open(&item.key)?
@@ -200,7 +185,7 @@ impl Writer {
             let existing = match opened {
                 Some(opened) => {
                     store.read(&item.key, &opened, 0..opened.size(), before)?;
-                    self.engine.stats.bytes_read.add(before.len() as u64);
+                    stats.bytes_read.add(before.len() as u64);
                     Some(before.as_slice())
                 }
                 None => None,
@@ -210,10 +195,223 @@ impl Writer {
                     return store.delete(&item.key);
                 }
                 store.put(&item.key, after, directories)?;
-                self.engine.stats.bytes_written.add(after.len() as u64);
+                stats.bytes_written.add(after.len() as u64);
                 Ok(())
             })
         })
+    }
+
+    /// Writes one object to an awaited store; again while somebody else is faster.
+    async fn object(self: &Arc<Self>, requests: &Requests, index: usize, turn: Turn) {
+        let outcome = match self.lock_in_turn(index, turn).await {
+            Ok((writing, turn)) => {
+                self.attempts(requests, index, Arc::new(writing), turn)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        self.results.set(index, outcome.map(|()| false));
+    }
+
+    async fn attempts(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        writing: Arc<Writing>,
+        turn: Turn,
+    ) -> Result<(), Error> {
+        let item = &self.batch.items[index];
+        let (mut turn, mut stored, mut conflicts) = (Some(turn), 0, 0);
+        loop {
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => self.turns.take().await,
+            };
+            match self
+                .attempt(requests, index, &writing, stored, turn)
+                .await?
+            {
+                Attempt::Done => return Ok(()),
+                Attempt::Larger(size) => stored = size,
+                Attempt::Conflict => {
+                    self.jobs.engine.stats.write_conflicts.add(1);
+                    conflicts += 1;
+                    if conflicts == TRIES {
+                        return Err(self.conflict(item).into());
+                    }
+                    tokio::time::sleep(pause(conflicts, &writing.id)).await;
+                }
+            }
+        }
+    }
+
+    /// Reads, merges and puts once, with memory for a stored object of `stored` bytes.
+    async fn attempt(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        writing: &Arc<Writing>,
+        stored: u64,
+        turn: Turn,
+    ) -> Result<Attempt, Error> {
+        let (array, item) = (&self.batch.array, &self.batch.items[index]);
+        let mut permits = requests.admit(array, self.memory(item, stored)).await;
+        drop(turn);
+        let before = if self.is_whole(item) {
+            None
+        } else {
+            let max_bytes = item.spec.most_encoded.max(stored);
+            match requests
+                .get(array, &item.key, &Part::Whole, max_bytes, None)
+                .await?
+            {
+                Get::Found(fetched) => Some(fetched),
+                Get::Missing => None,
+                Get::Changed => {
+                    return Err(StoreError::changed(array.store_name(), &item.key).into());
+                }
+                // A shard may hold any number of bytes that belong to no subchunk.
+                Get::Oversized(size) if matches!(array.layout, Layout::Shard(_)) => {
+                    return Ok(Attempt::Larger(size));
+                }
+                Get::Oversized(size) => {
+                    return Err(StoreError::oversized(array.store_name(), &item.key, size).into());
+                }
+            }
+        };
+        permits.release_request();
+        let condition = self.condition(&requests.store, item, before.as_ref());
+        let existed = before.is_some();
+        let mut after = self.encode(index, before).await?;
+        if after.is_none() && existed && condition != Condition::None {
+            // There is no conditional delete: an unconditional one could remove what another process has
+            // just written. An object of fill values in its place cannot.
+            after = Some(self.encode_empty(index).await?);
+        }
+        if after.is_none() && !existed && !self.is_whole(item) {
+            return Ok(Attempt::Done);
+        }
+        permits.take_request(&requests.bounds).await;
+        let put = self.put(requests, index, writing, after, &condition, permits);
+        Ok(match put.await? {
+            Put::Done => Attempt::Done,
+            Put::Conflict => Attempt::Conflict,
+        })
+    }
+
+    /// What the put of an object that was read as `before` depends on.
+    fn condition(&self, store: &Awaited, item: &Item, before: Option<&Fetched>) -> Condition {
+        if self.is_whole(item) || !store.has_conditions() {
+            return Condition::None;
+        }
+        let Some(fetched) = before else {
+            return Condition::Absent;
+        };
+        match fetched.validator.as_ref().and_then(Validator::strong_etag) {
+            Some(etag) => Condition::Match(etag.to_owned(), fetched.version.clone()),
+            None => Condition::None,
+        }
+    }
+
+    /// The new object on the CPU pool; `None` where all of it equals the fill value and is not stored.
+    async fn encode(
+        self: &Arc<Self>,
+        index: usize,
+        before: Option<Fetched>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        self.on_pool(index, move |writer, item| {
+            let existing = before.as_ref().map(|fetched| &*fetched.bytes);
+            let mut after = Vec::new();
+            let stored = writer.update(item, existing, &mut after)?;
+            Ok(stored.then_some(after))
+        })
+        .await
+    }
+
+    /// An object of fill values, for where one cannot be deleted.
+    async fn encode_empty(self: &Arc<Self>, index: usize) -> Result<Vec<u8>, Error> {
+        self.on_pool(index, |writer, item| {
+            let mut empty = Vec::new();
+            encode_empty(&writer.batch.array.layout, &item.spec.chunk, &mut empty)?;
+            Ok(empty)
+        })
+        .await
+    }
+
+    async fn on_pool<T: Send + 'static>(
+        self: &Arc<Self>,
+        index: usize,
+        job: impl FnOnce(&Self, &Item) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cpu = self.jobs.cpu().await;
+        let writer = Arc::clone(self);
+        let key = &self.batch.items[index].key;
+        let job = move || {
+            let done = job(&writer, &writer.batch.items[index]);
+            drop(cpu);
+            done
+        };
+        let done = self.jobs.engine.pool().run(job).await;
+        done.map_err(|error| error.at(key))
+    }
+
+    /// Puts an object, or deletes it where `after` is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the request. A foreign store may go on by itself when its call is given
+    /// up, in a thread for instance, and undo a later write. So that call runs to its end, with the object
+    /// locked, even if nobody waits for it.
+    async fn put(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        writing: &Arc<Writing>,
+        after: Option<Vec<u8>>,
+        condition: &Condition,
+        permits: Permits,
+    ) -> Result<Put, Error> {
+        let (store, key) = (&requests.store, &self.batch.items[index].key);
+        if let Awaited::Remote(_) = store {
+            return self.store(requests, index, after, condition).await;
+        }
+        let (writer, requests, writing) = (Arc::clone(self), requests.clone(), Arc::clone(writing));
+        let call = async move {
+            let done = writer
+                .store(&requests, index, after, &Condition::None)
+                .await;
+            drop((writing, permits));
+            done
+        };
+        let ended = tokio::spawn(call).await;
+        ended.unwrap_or_else(|_| Err(Error::internal("a put ended without an answer").at(key)))
+    }
+
+    async fn store(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        after: Option<Vec<u8>>,
+        condition: &Condition,
+    ) -> Result<Put, Error> {
+        let (store, stats) = (&requests.store, &self.jobs.engine.stats);
+        let key = &self.batch.items[index].key;
+        let bytes = match after {
+            Some(bytes) => bytes,
+            None => match store.delete(key, stats).await {
+                // As a ZIP file, which can only grow.
+                Err(Error::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
+                    self.encode_empty(index).await?
+                }
+                deleted => return deleted.map(|()| Put::Done),
+            },
+        };
+        let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_REQUESTS))
+            .map_while(|_| requests.bounds.requests().try_take())
+            .collect();
+        let parallel = 1 + extra.len();
+        store
+            .put(key, bytes.into(), condition, parallel, stats)
+            .await
     }
 
     fn update(
@@ -222,137 +420,121 @@ impl Writer {
         existing: Option<&[u8]>,
         into: &mut Vec<u8>,
     ) -> Result<bool, Error> {
-        let work = Work {
-            options: self.batch.array.options(),
-            stats: &self.engine.stats,
-            parallel: self.spread,
-        };
         let values = Values {
             buffer: &self.batch.buffer,
             write_empty: self.batch.write_empty_chunks,
-            work,
+            work: self.jobs.work(&self.batch.array),
         };
         let (layout, spec) = (&self.batch.array.layout, &item.spec.chunk);
         update(layout, spec, existing, &item.selection, values, into)
     }
 
-    /// Writes one chunk to a store that is awaited; again and again while somebody else is faster.
-    async fn awaited(
-        &self,
-        slot: usize,
-        writing: &Writing,
-        admitted: oneshot::Sender<()>,
-    ) -> Result<(), Error> {
-        let mut admitted = Some(admitted);
-        for attempt in 1..=TRIES {
-            let reserved = self.batch.items[slot].spec.nbytes as u64;
-            if self.attempt(slot, &mut admitted, reserved).await? == Put::Done {
-                return Ok(());
-            }
-            self.engine.stats.write_conflicts.add(1);
-            tokio::time::sleep(pause(attempt, &writing.id)).await;
+    /// Whether nothing of what is stored survives.
+    ///
+    /// zarr counts a chunk at the array's edge as complete when all that lies in the array is written. A
+    /// shard keeps the subchunks beyond the edge all the same, as they may be within it again.
+    fn is_whole(&self, item: &Item) -> bool {
+        let complete = item.complete && matches!(self.batch.array.layout, Layout::Chunk(_));
+        complete || item.selection.covers(&item.spec.chunk.shape)
+    }
+
+    /// Bytes in memory while an object is written: decoded and encoded, the stored object where it is
+    /// merged, and what one codec hands to the next.
+    fn memory(&self, item: &Item, stored: u64) -> u64 {
+        let nbytes = item.spec.nbytes as u64;
+        let before = if self.is_whole(item) {
+            0
+        } else {
+            nbytes.max(stored)
+        };
+        let between = if self.batch.array.layout.has_intermediates() {
+            nbytes
+        } else {
+            0
+        };
+        2 * nbytes + before + between
+    }
+
+    fn try_lock(&self, index: usize) -> Option<Writing> {
+        let engine = &self.jobs.engine;
+        let id = self.batch.array.object(&self.batch.items[index].key);
+        let lock = engine.locks.try_lock(id.clone())?;
+        Some(self.locked(id, lock))
+    }
+
+    /// Locks an object for a unit that has the batch's turn.
+    ///
+    /// Where the lock is held, the turn goes to other units of the batch meanwhile. A unit that waits for a
+    /// lock holds neither permits nor another lock, so no two can wait for each other.
+    async fn lock_in_turn(&self, index: usize, turn: Turn) -> Result<(Writing, Turn), Error> {
+        if let Some(writing) = self.try_lock(index) {
+            return Ok((writing, turn));
         }
-        let item = &self.batch.items[slot];
-        Err(StoreError {
+        drop(turn);
+        let writing = self.lock(index).await?;
+        Ok((writing, self.turns.take().await))
+    }
+
+    /// Waits for an object's lock.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the lock is held by a write whose event loop is stopped: nobody knows whether
+    /// that loop will ever run again, and its write may have been half done.
+    async fn lock(&self, index: usize) -> Result<Writing, Error> {
+        let (engine, item) = (&self.jobs.engine, &self.batch.items[index]);
+        let id = self.batch.array.object(&item.key);
+        let lock = engine.locks.lock(id.clone());
+        tokio::pin!(lock);
+        let mut stopped = false;
+        loop {
+            tokio::select! {
+                biased;
+                lock = &mut lock => return Ok(self.locked(id, lock)),
+                () = tokio::time::sleep(LOOK_AT_HOLDER) => {}
+            }
+            let runs = match engine.locks.holder(&id) {
+                Some(holder) => holder.is_running().await,
+                None => true,
+            };
+            if !runs && stopped {
+                return Err(StoreError {
+                    kind: StoreErrorKind::Timeout,
+                    attempts: 1,
+                    reason:
+                        "another write of this object waits for an event loop that was stopped; \
+                             run that loop to its end, or close it"
+                            .into(),
+                    ..self.conflict(item)
+                }
+                .into());
+            }
+            stopped = !runs;
+        }
+    }
+
+    fn locked(&self, id: ObjectId, lock: KeyGuard) -> Writing {
+        if let Store::Awaited(Awaited::Foreign(store)) = &self.batch.array.store {
+            lock.held_for(store);
+        }
+        Writing {
+            engine: Arc::clone(&self.jobs.engine),
+            id,
+            _lock: lock,
+        }
+    }
+
+    fn conflict(&self, item: &Item) -> StoreError {
+        StoreError {
             kind: StoreErrorKind::Changed,
             operation: "put",
             key: Arc::clone(&item.key),
-            store: self.batch.array.store.name().into(),
-            status: Some(412),
+            store: self.batch.array.store_name().into(),
+            status: None,
             attempts: TRIES,
             reason: "other writers replaced the object each time before this one could".into(),
             source: None,
         }
-        .into())
     }
-
-    /// Reads, merges and puts once, with memory `reserved` for what is stored.
-    async fn attempt(
-        &self,
-        slot: usize,
-        admitted: &mut Option<oneshot::Sender<()>>,
-        reserved: u64,
-    ) -> Result<Put, Error> {
-        let (engine, array, item) = (&self.engine, &self.batch.array, &self.batch.items[slot]);
-        let nbytes = item.spec.nbytes as u64 + reserved;
-        let mut permits = engine.admission.admit(array.chunks.as_ref(), nbytes).await;
-        // Nobody listens any more when the batch is gone.
-        admitted.take().map(|admitted| admitted.send(()));
-        let whole = is_whole(item);
-        let before = if whole {
-            None
-        } else {
-            let most = item.spec.most_encoded.max(reserved);
-            match engine
-                .fetch(array, &item.key, &Part::Whole, None, most)
-                .await?
-            {
-                Get::Found(fetched) => Some(fetched),
-                Get::Missing => None,
-                Get::Changed => return Err(StoreError::changed(array, &item.key).into()),
-                Get::Oversized(size) if matches!(array.layout, Layout::Shard(_)) => {
-                    // Bytes that belong to no subchunk: once more, with permits for all of them.
-                    drop(permits);
-                    return Box::pin(self.attempt(slot, admitted, size)).await;
-                }
-                Get::Oversized(size) => {
-                    return Err(StoreError::oversized(array, &item.key, size).into());
-                }
-            }
-        };
-        permits.release_request();
-        let conditional =
-            !whole && matches!(&array.store, Store::Remote(store) if store.has_conditions());
-        let condition = match &before {
-            _ if !conditional => Condition::None,
-            None => Condition::Absent,
-            Some(fetched) => match fetched.validator.as_ref().and_then(Validator::strong_etag) {
-                Some(etag) => Condition::Match(etag.to_owned(), fetched.version.clone()),
-                None => Condition::None,
-            },
-        };
-        let existed = before.is_some();
-        let cpu = engine.admission.cpu(&self.lane).await;
-        let writer = self.clone();
-        let pool = engine.pool();
-        let after = pool.run(move || {
-            let existing = before.as_ref().map(|fetched| &*fetched.bytes);
-            let mut after = Vec::new();
-            let stored = writer.update(&writer.batch.items[slot], existing, &mut after)?;
-            drop(cpu);
-            Ok(stored.then_some(after))
-        });
-        let after = after.await.map_err(|error| error.at(&item.key))?;
-        permits.take_request(&engine.admission).await;
-        match after {
-            Some(bytes) => {
-                let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_LANES))
-                    .map_while(|_| engine.admission.requests().try_take())
-                    .collect();
-                let lanes = 1 + extra.len();
-                engine
-                    .put(array, &item.key, bytes.into(), &condition, lanes)
-                    .await
-            }
-            None if whole || existed => engine.delete(array, &item.key).await.map(|()| Put::Done),
-            None => Ok(Put::Done),
-        }
-    }
-}
-
-fn launch<'a>(
-    unit: impl FnOnce(oneshot::Sender<()>) -> futures::future::BoxFuture<'a, ()>,
-) -> Launch<'a> {
-    let (admitted, word) = oneshot::channel();
-    Launch {
-        running: vec![unit(admitted)],
-        admitted: Some(word),
-    }
-}
-
-/// Whether nothing of what is stored survives.
-fn is_whole(item: &Item) -> bool {
-    item.complete || item.selection.covers(&item.spec.chunk.shape)
 }
 
 /// A pause that grows with each refusal and differs between writers.

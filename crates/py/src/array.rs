@@ -2,13 +2,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use futures::FutureExt;
 use numpy::PyUntypedArray;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
@@ -19,8 +17,9 @@ use zarrs_async_core::{
 };
 
 use crate::batch::{self, Context};
-use crate::clerk::{Message, Outcome};
+use crate::call;
 use crate::errors;
+use crate::interpreter::{Message, Outcome};
 use crate::process::Process;
 use crate::store::Description;
 
@@ -50,6 +49,8 @@ use crate::store::Description;
 pub(crate) struct NativeArray {
     process: Arc<Process>,
     layout: Layout,
+    /// What `layout` was made from.
+    metadata: String,
     element: Element,
     fill: Vec<u8>,
     store: Description,
@@ -94,9 +95,9 @@ impl NativeArray {
             swap_unit,
             big_endian,
         };
-        let metadata: serde_json::Value = serde_json::from_str(metadata)
+        let parsed: serde_json::Value = serde_json::from_str(metadata)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let layout = layout(&metadata, &element).map_err(|error| errors::raise(&error))?;
+        let layout = layout(&parsed, &element).map_err(|error| errors::raise(&error))?;
         let setting = |name: &str| -> PyResult<Bound<'_, PyAny>> {
             settings
                 .get_item(name)?
@@ -115,6 +116,7 @@ impl NativeArray {
         Ok(Self {
             process,
             layout,
+            metadata: metadata.to_owned(),
             element,
             fill,
             store,
@@ -128,6 +130,8 @@ impl NativeArray {
     ///
     /// Parameters
     /// ----------
+    /// future : asyncio.Future
+    ///     Of the running loop; gets the result, zarr's ``GetResult`` for each chunk.
     /// batch_info : Iterable
     ///     zarr's: byte getter, array spec, chunk selection, out selection, is complete.
     /// out : numpy.ndarray
@@ -137,21 +141,22 @@ impl NativeArray {
     ///
     /// Returns
     /// -------
-    /// tuple[asyncio.Future, Running]
-    ///     The result, zarr's ``GetResult`` for each chunk; and the batch under way.
+    /// Running
+    ///     The batch under way.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "extracted from Python's tuple"
     )]
-    fn read<'py>(
+    fn read(
         &self,
-        batch_info: &Bound<'py, PyAny>,
-        out: &Bound<'py, PyUntypedArray>,
+        future: &Bound<'_, PyAny>,
+        batch_info: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyUntypedArray>,
         drop_axes: Vec<usize>,
-    ) -> PyResult<(Bound<'py, PyAny>, Running)> {
+    ) -> PyResult<Running> {
         let (batch, locals) = self.batch(batch_info, out, &drop_axes, true)?;
         let engine = Arc::clone(&self.process.engine);
-        self.start(batch_info.py(), locals, batch, |batch| async move {
+        self.start(future, locals, batch, |batch| async move {
             Outcome::Read(read(engine, batch).await)
         })
     }
@@ -161,15 +166,16 @@ impl NativeArray {
         clippy::needless_pass_by_value,
         reason = "extracted from Python's tuple"
     )]
-    fn write<'py>(
+    fn write(
         &self,
-        batch_info: &Bound<'py, PyAny>,
-        value: &Bound<'py, PyUntypedArray>,
+        future: &Bound<'_, PyAny>,
+        batch_info: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyUntypedArray>,
         drop_axes: Vec<usize>,
-    ) -> PyResult<(Bound<'py, PyAny>, Running)> {
+    ) -> PyResult<Running> {
         let (batch, locals) = self.batch(batch_info, value, &drop_axes, false)?;
         let engine = Arc::clone(&self.process.engine);
-        self.start(batch_info.py(), locals, batch, |batch| async move {
+        self.start(future, locals, batch, |batch| async move {
             Outcome::Write(write(engine, batch).await)
         })
     }
@@ -228,6 +234,7 @@ impl NativeArray {
     ) -> PyResult<(Batch, TaskLocals)> {
         let py = batch_info.py();
         let locals = TaskLocals::with_running_loop(py)?;
+        let since = call::began(&locals.event_loop(py));
         let array = self.array(py, &locals)?;
         let context = Context {
             process: &self.process,
@@ -235,6 +242,7 @@ impl NativeArray {
             element: &self.element,
             fill: &self.fill,
             coalesce: self.coalesce,
+            since,
         };
         let batch = batch::parse(&context, batch_info, buffer, drop_axes, reading)?;
         Ok((batch, locals))
@@ -253,31 +261,31 @@ impl NativeArray {
         let store = self.store.open(py, &self.process, locals)?;
         let array = Arc::new(match &*last {
             Some((_, array)) => array.in_store(store),
-            None => Array::new(store, self.layout.clone(), self.settings.clone()),
+            None => {
+                let (layout, settings) = (self.layout.clone(), self.settings.clone());
+                Array::new(store, layout, &self.metadata, settings)
+            }
         });
         let on = matches!(self.store, Description::Foreign(_)).then(|| locals.clone());
         *last = Some((on, Arc::clone(&array)));
         Ok(array)
     }
 
-    fn start<'py, F: Future<Output = Outcome> + Send + 'static>(
+    fn start<F: Future<Output = Outcome> + Send + 'static>(
         &self,
-        py: Python<'py>,
+        future: &Bound<'_, PyAny>,
         locals: TaskLocals,
         batch: Batch,
         run: impl FnOnce(Batch) -> F,
-    ) -> PyResult<(Bound<'py, PyAny>, Running)> {
+    ) -> PyResult<Running> {
         let buffer = Arc::clone(&batch.buffer);
-        let (future, task, ended) = spawn(py, &self.process, locals, run(batch))?;
-        Ok((
-            future,
-            Running {
-                task,
-                ended,
-                buffer,
-                process: Arc::clone(&self.process),
-            },
-        ))
+        let (task, ended) = spawn(future, &self.process, locals, run(batch))?;
+        Ok(Running {
+            task,
+            ended,
+            buffer,
+            process: Arc::clone(&self.process),
+        })
     }
 }
 
@@ -290,9 +298,17 @@ impl Running {
         self.buffer.close();
     }
 
-    /// A future that is done when no request is left and nothing touches the batch's array any more.
-    fn drained<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let locals = TaskLocals::with_running_loop(py)?;
+    /// Stops the batch, and waits on this thread until nothing touches its array any more.
+    ///
+    /// For an exception that leaves no loop to await anything on.
+    fn stop(&self, py: Python<'_>) {
+        self.abort();
+        py.detach(|| self.process.block_on(self.buffer.closed()));
+    }
+
+    /// Resolves a future of the running loop when no request is left and nothing touches the batch's array.
+    fn drained(&self, future: &Bound<'_, PyAny>) -> PyResult<()> {
+        let locals = TaskLocals::with_running_loop(future.py())?;
         let buffer = Arc::clone(&self.buffer);
         let mut ended = self.ended.clone();
         let drained = async move {
@@ -301,21 +317,22 @@ impl Running {
             buffer.closed().await;
             Outcome::Drained
         };
-        spawn(py, &self.process, locals, drained).map(|(future, ..)| future)
+        spawn(future, &self.process, locals, drained).map(drop)
     }
 }
 
-/// Runs a future on the runtime; its outcome resolves a future of the running loop.
-fn spawn<'py>(
-    py: Python<'py>,
+/// Runs a future on the runtime; its outcome resolves `future`, which is the loop's.
+///
+/// Loops make their futures in Python code. That code is not called from here: a thread that asks for the
+/// interpreter lock while the interpreter ends is ended itself (before Python 3.14), and a Rust frame on
+/// its stack would abort the process.
+fn spawn(
+    future: &Bound<'_, PyAny>,
     process: &Process,
     locals: TaskLocals,
     run: impl Future<Output = Outcome> + Send + 'static,
-) -> PyResult<(Bound<'py, PyAny>, AbortHandle, watch::Receiver<()>)> {
-    let future = locals
-        .event_loop(py)
-        .call_method0(intern!(py, "create_future"))?;
-    let clerk: Sender<Message> = process.clerk.clone();
+) -> PyResult<(AbortHandle, watch::Receiver<()>)> {
+    let interpreter = process.interpreter.clone();
     let resolved = future.clone().unbind();
     let (ending, ended) = watch::channel(());
     let task = process.spawn(async move {
@@ -324,16 +341,19 @@ fn spawn<'py>(
         // Whoever awaits must hear of it, whatever happened.
         let outcome = AssertUnwindSafe(run).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|_| {
-            Outcome::Write(Err(Error::Stopped("a task panicked".into()).into()))
+            let error = Error::Internal {
+                key: "".into(),
+                reason: "a task panicked".into(),
+            };
+            Outcome::Write(Err(error.into()))
         });
-        // A clerk that has gone means an interpreter that has.
-        drop(clerk.send(Message::Done {
+        interpreter.send(Message::Done {
             locals,
             future: resolved,
             outcome,
-        }));
+        });
     })?;
-    Ok((future, task, ended))
+    Ok((task, ended))
 }
 
 fn layout(

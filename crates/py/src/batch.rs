@@ -1,6 +1,7 @@
 //! zarr's `batch_info` as the engine's batch, in one visit under the interpreter lock.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use numpy::PyUntypedArray;
 use pyo3::intern;
@@ -27,6 +28,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fill: &'a [u8],
     /// Gap and size up to which byte ranges are merged, where the array's own settings do not say.
     pub(crate) coalesce: (u64, u64),
+    /// When the call began.
+    pub(crate) since: Instant,
 }
 
 /// Reads `batch_info`, whose elements go to `buffer` if `reading` and come from it otherwise.
@@ -43,9 +46,10 @@ pub(crate) fn parse(
         element,
         fill,
         coalesce,
+        since,
     } = context;
     let py = batch_info.py();
-    let memory = Memory::of(buffer, reading, &process.clerk)?;
+    let memory = Memory::of(buffer, reading, &process.interpreter)?;
     let outside = Outside {
         shape: &memory.shape,
         strides: &memory.strides,
@@ -112,5 +116,6 @@ pub(crate) fn parse(
         coalesce_gap: setting("sharding_coalesce_max_gap_bytes", coalesce.0)?,
         coalesce_max: setting("sharding_coalesce_max_bytes", coalesce.1)?,
         write_empty_chunks,
+        since: *since,
     })
 }

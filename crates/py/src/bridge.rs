@@ -1,14 +1,13 @@
 //! Foreign stores: a Python store's own `get`, `set` and `delete`, awaited on its loop.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyPermissionError, PyTimeoutError};
+use pyo3::exceptions::{PyNotImplementedError, PyPermissionError, PyTimeoutError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -17,9 +16,9 @@ use tokio::sync::oneshot;
 use zarrs_async_core::{Error, ForeignStore, Part, StoreError, StoreErrorKind};
 
 use crate::buffer;
-use crate::clerk::Message;
+use crate::interpreter::{Interpreter, LoopState, Message};
 
-/// How long an answer may take before it is asked whether its loop still runs.
+/// How long an answer may take before the state of its loop is asked for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 type Answer = Result<Option<Bytes>, Raised>;
@@ -37,6 +36,8 @@ impl Raised {
             StoreErrorKind::Permission
         } else if error.is_instance_of::<PyTimeoutError>(py) {
             StoreErrorKind::Timeout
+        } else if error.is_instance_of::<PyNotImplementedError>(py) {
+            StoreErrorKind::Unsupported
         } else {
             StoreErrorKind::Other
         };
@@ -51,14 +52,15 @@ impl Raised {
 /// One Python store on one event loop.
 pub(crate) struct PyStore {
     store: Arc<Py<PyAny>>,
-    identity: u64,
     name: String,
     locals: TaskLocals,
-    realm: u64,
-    clerk: Sender<Message>,
+    /// Addresses of the store and of the loop; both are held.
+    place: u64,
+    scope: u64,
+    interpreter: Interpreter,
 }
 
-/// A call for the clerk to take to the loop.
+/// A call for the interpreter thread to take to the loop.
 pub(crate) struct Call {
     pub(crate) locals: TaskLocals,
     store: Arc<Py<PyAny>>,
@@ -68,7 +70,7 @@ pub(crate) struct Call {
     bytes: Option<Bytes>,
     reply: oneshot::Sender<Answer>,
     task: Arc<Mutex<Option<Py<PyAny>>>>,
-    clerk: Sender<Message>,
+    interpreter: Interpreter,
 }
 
 /// Where the loop puts a foreign store's answer.
@@ -76,7 +78,7 @@ pub(crate) struct Call {
 pub(crate) struct Reply {
     sender: Mutex<Option<oneshot::Sender<Answer>>>,
     task: Arc<Mutex<Option<Py<PyAny>>>>,
-    clerk: Sender<Message>,
+    interpreter: Interpreter,
 }
 
 impl std::fmt::Debug for PyStore {
@@ -89,20 +91,20 @@ impl PyStore {
     pub(crate) fn new(
         store: &Bound<'_, PyAny>,
         locals: TaskLocals,
-        clerk: Sender<Message>,
+        interpreter: Interpreter,
     ) -> PyResult<Self> {
         let py = store.py();
         // A class name is enough to find the store by; its `str` may hold a URL with a password.
         let name = store.get_type().name()?.to_string();
-        let realm = locals.event_loop(py).as_ptr() as u64;
-        let identity = store.as_ptr() as u64;
+        let scope = locals.event_loop(py).as_ptr() as u64;
+        let place = store.as_ptr() as u64;
         Ok(Self {
             store: Arc::new(store.clone().unbind()),
-            identity,
             name,
             locals,
-            realm,
-            clerk,
+            place,
+            scope,
+            interpreter,
         })
     }
 
@@ -118,7 +120,7 @@ impl PyStore {
         let waiting = Waiting {
             task: Arc::clone(&task),
             locals: self.locals.clone(),
-            clerk: self.clerk.clone(),
+            interpreter: self.interpreter.clone(),
             answered: false,
         };
         let call = Call {
@@ -130,10 +132,10 @@ impl PyStore {
             bytes,
             reply,
             task,
-            clerk: self.clerk.clone(),
+            interpreter: self.interpreter.clone(),
         };
-        // A clerk that has gone drops the call, and with it the sender.
-        self.clerk.send(Message::Call(call)).ok();
+        // An interpreter thread that has gone drops the call, and with it the sender.
+        self.interpreter.send(Message::Call(call));
         let (store, key) = (self.name.clone(), key.to_owned());
         async move {
             let mut waiting = waiting;
@@ -150,12 +152,12 @@ impl PyStore {
 }
 
 impl ForeignStore for PyStore {
-    fn identity(&self) -> u64 {
-        self.identity
+    fn place(&self) -> u64 {
+        self.place
     }
 
-    fn realm(&self) -> u64 {
-        self.realm
+    fn scope(&self) -> u64 {
+        self.scope
     }
 
     fn name(&self) -> String {
@@ -177,6 +179,11 @@ impl ForeignStore for PyStore {
             .map(|answer| answer.map(drop))
             .boxed()
     }
+
+    fn is_running(&self) -> BoxFuture<'static, bool> {
+        let state = loop_state(&self.interpreter, &self.locals);
+        state.map(|state| state == LoopState::Running).boxed()
+    }
 }
 
 impl Call {
@@ -185,7 +192,7 @@ impl Call {
         let reply = Reply {
             sender: Mutex::new(Some(self.reply)),
             task: self.task,
-            clerk: self.clerk,
+            interpreter: self.interpreter,
         };
         let reply = Py::new(py, reply)?;
         let argument = match (&self.part, &self.bytes) {
@@ -229,7 +236,7 @@ impl Reply {
     /// Gives the answer: a contiguous buffer, or None for what is not there.
     fn done(&self, answer: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let answer = answer
-            .map(|answer| buffer::bytes(answer, &self.clerk))
+            .map(|answer| buffer::bytes(answer, &self.interpreter))
             .transpose()?;
         self.answer(Ok(answer));
         Ok(())
@@ -252,7 +259,7 @@ impl Reply {
     fn answer(&self, answer: Answer) {
         drop(self.task.lock().take());
         if let Some(sender) = self.sender.lock().take() {
-            // Nobody waits any more when the batch was cancelled.
+            // The receiver is gone if the batch was cancelled; that is fine.
             drop(sender.send(answer));
         }
     }
@@ -262,7 +269,7 @@ impl Reply {
 struct Waiting {
     task: Arc<Mutex<Option<Py<PyAny>>>>,
     locals: TaskLocals,
-    clerk: Sender<Message>,
+    interpreter: Interpreter,
     answered: bool,
 }
 
@@ -276,14 +283,7 @@ impl Waiting {
             if let Ok(answer) = tokio::time::timeout(PATIENCE, &mut answer).await {
                 return answer;
             }
-            let (closed, is_closed) = oneshot::channel();
-            let probe = Message::Probe {
-                locals: self.locals.clone(),
-                closed,
-            };
-            // A clerk that has gone drops the probe, and with it the sender.
-            self.clerk.send(probe).ok();
-            if is_closed.await.unwrap_or(true) {
+            if loop_state(&self.interpreter, &self.locals).await == LoopState::Closed {
                 answer.close();
             }
         }
@@ -296,14 +296,25 @@ impl Drop for Waiting {
             return;
         }
         if let Some(task) = self.task.lock().take() {
-            self.clerk
-                .send(Message::Cancel {
-                    locals: self.locals.clone(),
-                    task,
-                })
-                .ok();
+            self.interpreter.send(Message::Cancel {
+                locals: self.locals.clone(),
+                task,
+            });
         }
     }
+}
+
+/// Asks for the state of a loop; one without an interpreter counts as closed.
+fn loop_state(
+    interpreter: &Interpreter,
+    locals: &TaskLocals,
+) -> impl Future<Output = LoopState> + Send + 'static {
+    let (sender, state) = oneshot::channel();
+    interpreter.send(Message::Probe {
+        locals: locals.clone(),
+        state: sender,
+    });
+    state.map(|state| state.unwrap_or(LoopState::Closed))
 }
 
 fn failure(operation: &'static str, key: &str, store: &str, raised: Raised) -> Error {

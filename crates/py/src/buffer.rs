@@ -1,7 +1,5 @@
 //! Python's memory as the engine sees it. The bindings' only unsafe code.
 
-use std::sync::mpsc::Sender;
-
 use bytes::Bytes;
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use parking_lot::Mutex;
@@ -10,7 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use zarrs_async_core::OutBuffer;
 
-use crate::clerk::{Held, Message};
+use crate::interpreter::{Held, Interpreter};
 
 /// A numpy array's memory, and where its elements are.
 pub(crate) struct Memory {
@@ -20,17 +18,16 @@ pub(crate) struct Memory {
     pub(crate) strides: Vec<i64>,
 }
 
-/// A reference that the clerk gives back, so that nobody else waits for the interpreter.
+/// A reference that the interpreter thread drops, so that no other thread waits for the interpreter.
 struct Reference {
     held: Mutex<Option<Held>>,
-    clerk: Sender<Message>,
+    interpreter: Interpreter,
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
         if let Some(held) = self.held.lock().take() {
-            // A clerk that has gone means an interpreter that has.
-            drop(self.clerk.send(Message::Release(held)));
+            self.interpreter.release(held);
         }
     }
 }
@@ -40,7 +37,7 @@ impl Memory {
     pub(crate) fn of(
         array: &Bound<'_, PyUntypedArray>,
         writing_to: bool,
-        clerk: &Sender<Message>,
+        interpreter: &Interpreter,
     ) -> PyResult<Self> {
         let writeable: bool = array.getattr("flags")?.getattr("writeable")?.extract()?;
         if writing_to && !writeable {
@@ -67,7 +64,7 @@ impl Memory {
         let held = Held::Object(array.clone().into_any().unbind());
         let owner = Reference {
             held: Mutex::new(Some(held)),
-            clerk: clerk.clone(),
+            interpreter: interpreter.clone(),
         };
         #[expect(
             unsafe_code,
@@ -90,7 +87,7 @@ impl Memory {
 }
 
 /// A contiguous Python buffer as bytes, without a copy.
-pub(crate) fn bytes(object: &Bound<'_, PyAny>, clerk: &Sender<Message>) -> PyResult<Bytes> {
+pub(crate) fn bytes(object: &Bound<'_, PyAny>, interpreter: &Interpreter) -> PyResult<Bytes> {
     let buffer = PyBuffer::<u8>::get(object)?;
     if !buffer.is_c_contiguous() {
         return Err(PyValueError::new_err(
@@ -100,7 +97,7 @@ pub(crate) fn bytes(object: &Bound<'_, PyAny>, clerk: &Sender<Message>) -> PyRes
     let (start, len) = (buffer.buf_ptr().cast::<u8>() as usize, buffer.len_bytes());
     let held = Reference {
         held: Mutex::new(Some(Held::Buffer(buffer))),
-        clerk: clerk.clone(),
+        interpreter: interpreter.clone(),
     };
     Ok(Bytes::from_owner(Borrowed {
         start,

@@ -1,6 +1,6 @@
 //! Engine errors as Python exceptions, in one place.
 
-use pyo3::exceptions::{PyConnectionError, PyOSError};
+use pyo3::exceptions::{PyConnectionError, PyException, PyOSError, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -46,6 +46,11 @@ pub(crate) fn shutdown() -> PyErr {
 }
 
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    if let Error::Store(failure) = error
+        && let Some(raised) = own(py, failure)?
+    {
+        return Ok(raised);
+    }
     let details = PyDict::new(py);
     let name = match error {
         Error::Store(failure) => {
@@ -70,6 +75,10 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
                 "ChunkEncodeError"
             }
         }
+        Error::Internal { key, .. } => {
+            details.set_item("key", &**key)?;
+            "InternalError"
+        }
         Error::Unsupported(_) => "UnsupportedError",
         Error::Stopped(_) => "ShutdownError",
         _ => "InvalidBatchError",
@@ -82,6 +91,30 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         raised.set_cause(py, Some(cause(py, failure)));
     }
     Ok(raised)
+}
+
+/// What a Python store raised, with a note that names operation and key: whoever knows the store catches it.
+fn own(py: Python<'_>, failure: &StoreError) -> PyResult<Option<PyErr>> {
+    let source = failure.source.as_ref();
+    let Some(raised) = source.and_then(|source| source.downcast_ref::<PyErr>()) else {
+        return Ok(None);
+    };
+    // A future takes no `StopIteration`, and what is no `Exception` is meant for the event loop.
+    if !raised.is_instance_of::<PyException>(py) || raised.is_instance_of::<PyStopIteration>(py) {
+        return Ok(None);
+    }
+    let note = format!(
+        "zarrs_async: {} of {:?} in {} failed",
+        failure.operation, failure.key, failure.store
+    );
+    // The exception of a shared fetch is raised in every batch that waits.
+    let notes = raised.value(py).getattr_opt(intern!(py, "__notes__"))?;
+    if !notes.is_some_and(|notes| notes.contains(&note).unwrap_or(false)) {
+        raised
+            .value(py)
+            .call_method1(intern!(py, "add_note"), (note,))?;
+    }
+    Ok(Some(raised.clone_ref(py)))
 }
 
 /// What the store itself raised, or its words.

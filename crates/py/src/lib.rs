@@ -1,7 +1,7 @@
 //! Python bindings of the engine: translation only.
 //!
 //! The interpreter is entered twice for each batch: to parse it (`batch`), and to hand over its result
-//! (`clerk`). In between, nothing here touches a Python object.
+//! (`interpreter`). In between, nothing here touches a Python object.
 
 #![expect(
     clippy::doc_markdown,
@@ -12,9 +12,10 @@ mod array;
 mod batch;
 mod bridge;
 mod buffer;
-mod clerk;
+mod call;
 mod errors;
 mod indexing;
+mod interpreter;
 mod process;
 mod store;
 
@@ -26,6 +27,8 @@ mod _rust {
     use super::array::{NativeArray, Running};
     #[pymodule_export]
     use super::bridge::Reply;
+    #[pymodule_export]
+    use super::call::{begin_call, end_iteration};
     #[pymodule_export]
     use super::process::{configure, shutdown, stats};
 }

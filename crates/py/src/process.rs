@@ -1,9 +1,7 @@
-//! What a process has one of: the runtime, the engine and the clerk; made late, and anew after a fork.
+//! What a process has one of: the runtime, the engine and the interpreter thread; made late, and again after a fork.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -13,8 +11,8 @@ use pyo3::types::PyDict;
 use tokio::runtime::Runtime;
 use zarrs_async_core::{Engine, Limits};
 
-use crate::clerk::{self, Message};
 use crate::errors;
+use crate::interpreter::Interpreter;
 
 /// Threads that serve sockets, TLS included, and decode the smallest bodies: as many as there are CPUs, in
 /// these bounds.
@@ -24,13 +22,12 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 
 static PROCESS: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 
-/// The runtime, the engine and the clerk of one process.
+/// The runtime, the engine and the interpreter thread of one process.
 pub(crate) struct Process {
     pid: u32,
     runtime: Mutex<Option<Runtime>>,
     pub(crate) engine: Arc<Engine>,
-    pub(crate) clerk: Sender<Message>,
-    clerks_thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) interpreter: Interpreter,
 }
 
 impl Process {
@@ -68,13 +65,12 @@ impl Process {
             .thread_name("zarrs-async-io")
             .enable_all()
             .build()?;
-        let (clerk, thread) = clerk::start(Arc::clone(&engine))?;
+        let interpreter = Interpreter::start(&engine, runtime.handle().clone())?;
         Ok(Self {
             pid,
             runtime: Mutex::new(Some(runtime)),
             engine,
-            clerk,
-            clerks_thread: Mutex::new(Some(thread)),
+            interpreter,
         })
     }
 
@@ -86,6 +82,14 @@ impl Process {
         let runtime = self.runtime.lock();
         let runtime = runtime.as_ref().ok_or_else(errors::shutdown)?;
         Ok(runtime.spawn(task).abort_handle())
+    }
+
+    /// Waits for a future on this thread, which must not be one of the runtime's.
+    pub(crate) fn block_on(&self, future: impl Future<Output = ()>) {
+        let runtime = self.runtime.lock();
+        if let Some(runtime) = runtime.as_ref().map(|runtime| runtime.handle().clone()) {
+            runtime.block_on(future);
+        }
     }
 }
 
@@ -153,18 +157,12 @@ pub(crate) fn shutdown(py: Python<'_>) {
         return;
     }
     let runtime = process.runtime.lock().take();
-    let clerk = process.clerks_thread.lock().take();
     py.detach(|| {
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(SHUTDOWN);
         }
         // A thread that is still in the interpreter when that ends takes the process with it.
-        drop(process.clerk.send(Message::Stop));
-        let deadline = Instant::now() + SHUTDOWN;
-        while clerk.as_ref().is_some_and(|clerk| !clerk.is_finished()) && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        process.interpreter.stop(Instant::now() + SHUTDOWN);
     });
 }
 

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
-use zarrs_async_core::{Error, LocalStore, RemoteConfig, RemoteKind, Store};
+use zarrs_async_core::{Awaited, Error, LocalStore, RemoteConfig, RemoteKind, Store};
 
 use crate::bridge::PyStore;
 use crate::errors;
@@ -84,15 +84,16 @@ impl Description {
             Self::Local { root, direct_io } => {
                 Store::Local(Arc::new(LocalStore::new(root, *direct_io)))
             }
-            Self::Remote(config) => Store::Remote(
-                process
-                    .engine
-                    .remote(config)
-                    .map_err(|error| errors::raise(&error))?,
-            ),
+            Self::Remote(config) => {
+                let store = process.engine.remote(config);
+                Store::Awaited(Awaited::Remote(
+                    store.map_err(|error| errors::raise(&error))?,
+                ))
+            }
             Self::Foreign(store) => {
-                let store = PyStore::new(store.bind(py), locals.clone(), process.clerk.clone())?;
-                Store::Foreign(Arc::new(store))
+                let store =
+                    PyStore::new(store.bind(py), locals.clone(), process.interpreter.clone())?;
+                Store::Awaited(Awaited::Foreign(Arc::new(store)))
             }
         })
     }

@@ -27,12 +27,20 @@ pub(crate) use local::{Directories, Opened};
 pub use remote::RemoteStore;
 
 use crate::error::Error;
+use crate::stats::Stats;
 
 /// Where objects are.
 #[derive(Debug, Clone)]
 pub enum Store {
-    /// Files under a directory.
+    /// Files under a directory, read and written inside CPU jobs.
     Local(Arc<LocalStore>),
+    /// A store whose answers are awaited.
+    Awaited(Awaited),
+}
+
+/// A store whose answers are awaited.
+#[derive(Debug, Clone)]
+pub enum Awaited {
     /// An object store reached over HTTP.
     Remote(Arc<RemoteStore>),
     /// A store that somebody else implements.
@@ -41,16 +49,18 @@ pub enum Store {
 
 /// A store implemented outside the engine.
 pub trait ForeignStore: Debug + Send + Sync {
-    /// Names the store's contents: two stores with one identity hold the same objects.
-    fn identity(&self) -> u64;
+    /// Names the store's contents: two stores with one place hold the same objects.
+    fn place(&self) -> u64;
 
-    /// Fetches are shared between batches of one realm only: those that can wait for each other.
-    fn realm(&self) -> u64;
+    /// Names those that may wait for each other: fetches are shared, and bounds drawn from, within one scope.
+    fn scope(&self) -> u64;
 
     /// Names the store in errors.
     fn name(&self) -> String;
 
     /// The object, or the part of it; `None` where there is none.
+    ///
+    /// Dropping the future cancels the call.
     fn get(&self, key: &str, range: Part) -> BoxFuture<'static, Result<Option<Bytes>, Error>>;
 
     /// Replaces the object.
@@ -58,6 +68,9 @@ pub trait ForeignStore: Debug + Send + Sync {
 
     /// Removes the object; not an error where there is none.
     fn delete(&self, key: &str) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Whether the store's own code can run now: false while its event loop is stopped.
+    fn is_running(&self) -> BoxFuture<'static, bool>;
 }
 
 /// Which bytes of an object.
@@ -130,14 +143,24 @@ pub(crate) enum Condition {
     Match(String, Option<String>),
 }
 
+/// A request of ours, as the store's own settings would have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// Bytes that are taken at most.
+    pub max_bytes: u64,
+    /// The state in which the object must be.
+    pub expected: Option<&'a Validator>,
+    pub hedge: Option<Hedge<'a>>,
+}
+
 impl Store {
-    /// Names the store's contents together with a key: one identity, one object.
-    pub(crate) fn identity(&self) -> u64 {
+    /// Names the store's contents together with a key: one place and key, one object.
+    pub(crate) fn place(&self) -> u64 {
         match self {
             // All local stores are one: their objects are named by absolute paths.
             Self::Local(_) => 0,
-            Self::Remote(store) => store.location(),
-            Self::Foreign(store) => store.identity(),
+            Self::Awaited(Awaited::Remote(store)) => store.location(),
+            Self::Awaited(Awaited::Foreign(store)) => store.place(),
         }
     }
 
@@ -146,22 +169,123 @@ impl Store {
     pub fn name(&self) -> String {
         match self {
             Self::Local(store) => store.name(),
+            Self::Awaited(store) => store.name(),
+        }
+    }
+
+    /// Where fetches may be shared: among stores of equal settings, and within one event loop.
+    pub(crate) fn scope(&self) -> u64 {
+        match self {
+            Self::Local(_) => 0,
+            Self::Awaited(Awaited::Remote(store)) => store.identity(),
+            Self::Awaited(Awaited::Foreign(store)) => store.scope(),
+        }
+    }
+}
+
+impl Awaited {
+    pub(crate) fn name(&self) -> String {
+        match self {
             Self::Remote(store) => store.name().to_owned(),
             Self::Foreign(store) => store.name(),
         }
     }
 
-    /// Where fetches may be shared.
-    pub(crate) fn realm(&self) -> u64 {
+    /// The object's key from the root of the place.
+    pub(crate) fn full_path(&self, key: &Arc<str>) -> Arc<str> {
         match self {
-            Self::Foreign(store) => store.realm(),
-            Self::Remote(store) => store.identity(),
-            Self::Local(_) => 0,
+            Self::Remote(store) => store.full_path(key),
+            Self::Foreign(_) => Arc::clone(key),
         }
     }
 
-    /// Whether a fetch is a wait for somebody else, not work of this machine.
-    pub(crate) const fn is_awaited(&self) -> bool {
-        !matches!(self, Self::Local(_))
+    /// Whether a put may depend on what is stored.
+    pub(crate) fn has_conditions(&self) -> bool {
+        matches!(self, Self::Remote(store) if store.has_conditions())
+    }
+
+    /// Whether an answer says in which state the object is, so that two answers can be told to be of one.
+    pub(crate) const fn has_validators(&self) -> bool {
+        matches!(self, Self::Remote(_))
+    }
+
+    /// Whether the last bytes of an object can be asked for without its length, as far as is known.
+    pub(crate) fn takes_suffixes(&self) -> bool {
+        match self {
+            Self::Remote(store) => store.takes_suffixes(),
+            Self::Foreign(_) => true,
+        }
+    }
+
+    /// Fetches an object, or a part of it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the request, or cancels the call.
+    pub(crate) async fn get(
+        &self,
+        key: &str,
+        part: &Part,
+        terms: Terms<'_>,
+        stats: &Arc<Stats>,
+    ) -> Result<Get, Error> {
+        match self {
+            Self::Remote(store) => {
+                let Terms {
+                    max_bytes,
+                    expected,
+                    hedge,
+                } = terms;
+                store.get(key, part, expected, max_bytes, hedge).await
+            }
+            Self::Foreign(store) => {
+                let counted = stats.count_request();
+                let bytes = store.get(key, part.clone()).await?;
+                drop(counted);
+                Ok(bytes.map_or(Get::Missing, |bytes| {
+                    stats.bytes_read.add(bytes.len() as u64);
+                    Get::Found(Fetched {
+                        bytes,
+                        size: None,
+                        validator: None,
+                        version: None,
+                    })
+                }))
+            }
+        }
+    }
+
+    /// Replaces an object; in parts, up to `parallel` at a time, where it is large.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        condition: &Condition,
+        parallel: usize,
+        stats: &Arc<Stats>,
+    ) -> Result<Put, Error> {
+        match self {
+            Self::Remote(store) => store.put(key, bytes, condition, parallel).await,
+            Self::Foreign(store) => {
+                let counted = stats.count_request();
+                let len = bytes.len() as u64;
+                store.put(key, bytes).await?;
+                drop(counted);
+                stats.bytes_written.add(len);
+                Ok(Put::Done)
+            }
+        }
+    }
+
+    /// Removes an object; not an error where there is none.
+    pub(crate) async fn delete(&self, key: &str, stats: &Arc<Stats>) -> Result<(), Error> {
+        match self {
+            Self::Remote(store) => store.delete(key).await,
+            Self::Foreign(store) => {
+                let counted = stats.count_request();
+                store.delete(key).await?;
+                drop(counted);
+                Ok(())
+            }
+        }
     }
 }

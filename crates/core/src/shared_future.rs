@@ -1,9 +1,11 @@
 //! A future that several tasks wait for: it goes on while one of them is left, and is dropped with the last.
 //!
-//! `Shared` of futures wakes all who wait, but only one of them polls; the others rely on that one. If it
-//! is dropped between its wake-up and its poll, as a cancelled task is, nobody polls any more. So whoever
-//! leaves before the end wakes the others.
+//! `futures::future::Shared` wakes every task that waits, but only one of them polls; the others rely on
+//! that one. If that task is cancelled between its wake-up and its poll, nobody polls any more
+//! (<https://github.com/rust-lang/futures-rs/issues/2706>). So a task that leaves before the end wakes the
+//! others. A panic in the work becomes an error for every task that waits.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,31 +14,40 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Notify;
 
-/// One task's hold on the future.
+use crate::error::Error;
+use crate::pool::panicked;
+
+/// What the work gives, or why it gives nothing.
+type Outcome<T> = Result<T, Error>;
+
+/// One task's hold on the work.
 #[derive(Debug, Clone)]
-pub(crate) struct Common<T: Clone> {
-    future: Shared<BoxFuture<'static, T>>,
+pub(crate) struct SharedFuture<T: Clone> {
+    future: Shared<BoxFuture<'static, Outcome<T>>>,
     left: Arc<Notify>,
 }
 
-/// The way to the future for those who come later; it does not keep it going.
+/// A reference for tasks that may come later; it does not keep the work going.
 #[derive(Debug)]
-pub(crate) struct WeakCommon<T: Clone> {
-    future: Option<WeakShared<BoxFuture<'static, T>>>,
+pub(crate) struct WeakSharedFuture<T: Clone> {
+    future: Option<WeakShared<BoxFuture<'static, Outcome<T>>>>,
     left: Arc<Notify>,
 }
 
-impl<T: Clone + Send + Sync + 'static> Common<T> {
-    pub(crate) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+impl<T: Clone + Send + Sync + 'static> SharedFuture<T> {
+    pub(crate) fn new(work: impl Future<Output = Outcome<T>> + Send + 'static) -> Self {
         let left = Arc::new(Notify::new());
-        let heard = Arc::clone(&left);
+        let someone_left = Arc::clone(&left);
+        let work = AssertUnwindSafe(work).catch_unwind();
         let future = async move {
             tokio::pin!(work);
             loop {
                 tokio::select! {
                     biased;
-                    done = &mut work => return done,
-                    () = heard.notified() => {}
+                    done = &mut work => {
+                        return done.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+                    }
+                    () = someone_left.notified() => {}
                 }
             }
         };
@@ -46,38 +57,38 @@ impl<T: Clone + Send + Sync + 'static> Common<T> {
         }
     }
 
-    pub(crate) fn downgrade(&self) -> WeakCommon<T> {
-        WeakCommon {
+    pub(crate) fn downgrade(&self) -> WeakSharedFuture<T> {
+        WeakSharedFuture {
             future: self.future.downgrade(),
             left: Arc::clone(&self.left),
         }
     }
 }
 
-impl<T: Clone> Common<T> {
+impl<T: Clone> SharedFuture<T> {
     pub(crate) fn is_done(&self) -> bool {
         self.future.peek().is_some()
     }
 }
 
-impl<T: Clone> WeakCommon<T> {
-    pub(crate) fn upgrade(&self) -> Option<Common<T>> {
-        Some(Common {
+impl<T: Clone> WeakSharedFuture<T> {
+    pub(crate) fn upgrade(&self) -> Option<SharedFuture<T>> {
+        Some(SharedFuture {
             future: self.future.as_ref()?.upgrade()?,
             left: Arc::clone(&self.left),
         })
     }
 }
 
-impl<T: Clone> Future for Common<T> {
-    type Output = T;
+impl<T: Clone> Future for SharedFuture<T> {
+    type Output = Outcome<T>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
         self.future.poll_unpin(context)
     }
 }
 
-impl<T: Clone> Drop for Common<T> {
+impl<T: Clone> Drop for SharedFuture<T> {
     fn drop(&mut self) {
         if !self.is_done() {
             self.left.notify_one();
@@ -103,22 +114,22 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_with_a_wake_up_passes_it_on() {
+    fn a_task_that_leaves_passes_its_wake_up_on() {
         let (first_count, second_count) = (Arc::<Wakes>::default(), Arc::<Wakes>::default());
         let (first_waker, second_waker) = (
             Waker::from(Arc::clone(&first_count)),
             Waker::from(Arc::clone(&second_count)),
         );
-        let other: Arc<Mutex<Option<Common<u8>>>> = Arc::default();
+        let other: Arc<Mutex<Option<SharedFuture<u8>>>> = Arc::default();
         let second = Arc::clone(&other);
         let waker = second_waker.clone();
         let mut polls = 0;
-        let mut first = Common::new(std::future::poll_fn(move |context| {
+        let mut first = SharedFuture::new(std::future::poll_fn(move |context| {
             polls += 1;
             if polls > 1 {
-                return Poll::Ready(7);
+                return Poll::Ready(Ok(7));
             }
-            // What is waited for happens while the first polls, and the second comes before that has ended.
+            // The event happens while the first task polls, and the second task polls before that has ended.
             context.waker().wake_by_ref();
             if let Some(second) = second.lock().unwrap().as_mut() {
                 assert!(
@@ -141,6 +152,15 @@ mod tests {
         assert_eq!(1, second_count.0.load(Ordering::Relaxed));
         let mut second = other.lock().unwrap().take().unwrap();
         let done = Pin::new(&mut second).poll(&mut Context::from_waker(&second_waker));
-        assert_eq!(Poll::Ready(7), done);
+        assert!(matches!(done, Poll::Ready(Ok(7))));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_for_every_task_that_waits() {
+        let first: SharedFuture<u8> = SharedFuture::new(async { panic!("odd") });
+        let second = first.clone();
+        for outcome in [first.await, second.await] {
+            assert!(matches!(outcome, Err(Error::Internal { .. })));
+        }
     }
 }
