@@ -169,9 +169,8 @@ async def test_cancelling_one_of_two_batches_leaves_the_other_its_data(
     array = await served(range_server, VALUES, chunks=(64,))
     shared = native.stats()["flights_shared"]
     range_server.hold()
-    leader = asyncio.create_task(array.getitem(slice(None)))
+    leader, follower = (asyncio.create_task(array.getitem(slice(None))) for _ in range(2))
     await range_server.wait_async(held=CHUNKS)
-    follower = asyncio.create_task(array.getitem(slice(None)))
     await until_shared(native, shared + CHUNKS)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -188,9 +187,8 @@ async def test_cancelling_both_of_two_batches_aborts_their_requests(
     array = await served(range_server, VALUES, chunks=(64,))
     shared = native.stats()["flights_shared"]
     range_server.hold()
-    both = [asyncio.create_task(array.getitem(slice(None)))]
+    both = [asyncio.create_task(array.getitem(slice(None))) for _ in range(2)]
     await range_server.wait_async(held=CHUNKS)
-    both.append(asyncio.create_task(array.getitem(slice(None))))
     await until_shared(native, shared + CHUNKS)
     for reading in both:
         reading.cancel()
@@ -207,13 +205,13 @@ async def test_cancelling_one_of_two_batches_of_a_shard_leaves_the_other_its_dat
     array = await served(range_server, VALUES, chunks=(64,), shards=(512,))
     shared = native.stats()["flights_shared"]
     range_server.hold()
-    leader = asyncio.create_task(array.getitem(slice(64, 128)))
+    leader, follower = (asyncio.create_task(array.getitem(slice(64, 128))) for _ in range(2))
     await range_server.wait_async(held=1)
+    await until_shared(native, shared + 1)
     if stage == "data":
         range_server.release(1)
         await range_server.wait_async(held=1, answered=1)
-    follower = asyncio.create_task(array.getitem(slice(64, 128)))
-    await until_shared(native, shared + 1)
+        await until_shared(native, shared + 2)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leader

@@ -23,7 +23,6 @@ use tokio::sync::Semaphore;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::pace::Pace;
-use crate::store::Awaited;
 
 /// Bytes of one permit of the byte budget: permits are counted in 32 bits.
 const GRAIN: u64 = 1024;
@@ -224,13 +223,13 @@ impl Admission {
         }
     }
 
-    /// The bounds that units of this store draw from.
-    pub(crate) fn bounds(&self, store: &Awaited) -> Arc<Bounds> {
-        let Awaited::Foreign(store) = store else {
+    /// The bounds that units draw from: those of native stores, or of foreign ones in this scope.
+    pub(crate) fn bounds(&self, foreign_scope: Option<u64>) -> Arc<Bounds> {
+        let Some(scope) = foreign_scope else {
             return Arc::clone(&self.native);
         };
         let mut foreign = self.foreign.lock();
-        if let Some(bounds) = foreign.get(&store.scope()).and_then(Weak::upgrade) {
+        if let Some(bounds) = foreign.get(&scope).and_then(Weak::upgrade) {
             return bounds;
         }
         foreign.retain(|_, bounds| bounds.strong_count() > 0);
@@ -238,7 +237,7 @@ impl Admission {
             bytes: Bound::new(self.native.bytes.size()),
             requests: Bound::new(self.native.requests.size()),
         });
-        foreign.insert(store.scope(), Arc::downgrade(&bounds));
+        foreign.insert(scope, Arc::downgrade(&bounds));
         bounds
     }
 

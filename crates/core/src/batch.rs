@@ -8,12 +8,11 @@ use parking_lot::Mutex;
 use crate::admit::Bound;
 use crate::element::ChunkSpec;
 use crate::error::Error;
-use crate::fetches::ObjectId;
 use crate::layout::Layout;
 use crate::out::OutBuffer;
 use crate::selection::Selection;
 use crate::stage::DecodeOptions;
-use crate::store::Store;
+use crate::store::{ObjectId, Store};
 
 /// Settings of one pipeline, fixed when it is made.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,14 +7,14 @@ use parking_lot::RwLock;
 use crate::admit::Admission;
 use crate::batch::Array;
 use crate::error::Error;
-use crate::fetches::{Fetches, ObjectId, Span, Subchunks, Whole};
+use crate::fetches::{Fetches, Span, Subchunks, Whole};
 use crate::index_cache::IndexCache;
 use crate::index_loads::IndexLoads;
 use crate::locks::KeyLocks;
 use crate::pool::Pool;
 use crate::selection::Selection;
 use crate::stats::Stats;
-use crate::store::{Door, Registry, RemoteConfig, RemoteStore};
+use crate::store::{Door, ObjectId, Registry, RemoteConfig, RemoteStore};
 
 /// The process-wide bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

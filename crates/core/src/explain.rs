@@ -51,7 +51,7 @@ impl Engine {
                 told.bytes = told.bytes.filter(|_| batch.items.is_empty());
             }
             Store::Awaited(store) => {
-                let budget = self.admission.bounds(store).byte_budget();
+                let budget = self.admission.bounds(store.foreign_scope()).byte_budget();
                 for item in &batch.items {
                     match plan::how(batch, item, budget) {
                         How::Chunk | How::Shard(_) => {

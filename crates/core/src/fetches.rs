@@ -24,14 +24,7 @@ use crate::selection::Selection;
 use crate::shared_future::{SharedFuture, WeakSharedFuture};
 use crate::split::Split;
 use crate::stats::Stats;
-use crate::store::Validator;
-
-/// One object of one store.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct ObjectId {
-    pub store: u64,
-    pub key: Arc<str>,
-}
+use crate::store::{ObjectId, Validator};
 
 /// A whole object. What is wanted of it is a selection of the chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,8 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::batch::Spec;
-use crate::fetches::ObjectId;
 use crate::shard::ShardIndex;
-use crate::store::Validator;
+use crate::store::{ObjectId, Validator};
 
 /// Bytes that an entry takes besides its index: key, validator, list and map.
 const OVERHEAD: usize = 256;

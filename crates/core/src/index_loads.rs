@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 use crate::batch::Spec;
 use crate::error::Error;
-use crate::fetches::ObjectId;
 use crate::index_cache::Located;
 use crate::shared_future::{SharedFuture, WeakSharedFuture};
+use crate::store::ObjectId;
 
 /// The index with its validator; `None` where there is no shard.
 pub(crate) type Loaded = Option<Located>;

@@ -8,8 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::fetches::ObjectId;
-use crate::store::ForeignStore;
+use crate::store::{ForeignStore, ObjectId};
 
 /// The locks that are held or waited for.
 #[derive(Debug, Default)]

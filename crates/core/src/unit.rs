@@ -98,8 +98,8 @@ impl Requests {
     pub(crate) fn new(jobs: Jobs, store: &Awaited) -> Self {
         Self {
             store: store.clone(),
-            bounds: jobs.engine.admission.bounds(store),
-            reserved: matches!(store, Awaited::Foreign(_)).then(|| Bound::new(1)),
+            bounds: jobs.engine.admission.bounds(store.foreign_scope()),
+            reserved: store.foreign_scope().map(|_| Bound::new(1)),
             jobs,
         }
     }

@@ -20,15 +20,14 @@ use crate::admit::Permits;
 use crate::batch::{Batch, BatchError, Item, Results};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError, StoreErrorKind};
-use crate::fetches::ObjectId;
 use crate::layout::Layout;
 use crate::locks::KeyGuard;
 use crate::plan;
 use crate::pool::guard;
 use crate::scratch::with_encoded;
 use crate::store::{
-    Awaited, Condition, Directories, Fetched, Get, LocalStore, Part, Put, RemoteStore, Store,
-    Validator,
+    Awaited, Condition, Directories, Fetched, Get, LocalStore, ObjectId, Part, Put, RemoteStore,
+    Store, Validator,
 };
 use crate::turn::{Turn, Turns};
 use crate::unit::{Jobs, Requests};

@@ -259,12 +259,11 @@ impl NativeArray {
             }
         }
         let store = self.store.open(py, &self.process, locals)?;
-        let array = Arc::new(match &*last {
-            Some((_, array)) => array.in_store(store),
-            None => {
-                let (layout, settings) = (self.layout.clone(), self.settings.clone());
-                Array::new(store, layout, &self.metadata, settings)
-            }
+        let array = Arc::new(if let Some((_, array)) = &*last {
+            array.in_store(store)
+        } else {
+            let (layout, settings) = (self.layout.clone(), self.settings.clone());
+            Array::new(store, layout, &self.metadata, settings)
         });
         let on = matches!(self.store, Description::Foreign(_)).then(|| locals.clone());
         *last = Some((on, Arc::clone(&array)));

@@ -88,6 +88,10 @@ impl Process {
     pub(crate) fn block_on(&self, future: impl Future<Output = ()>) {
         let runtime = self.runtime.lock();
         if let Some(runtime) = runtime.as_ref().map(|runtime| runtime.handle().clone()) {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the caller has no loop left to await on, and waits for copies that are being made"
+            )]
             runtime.block_on(future);
         }
     }

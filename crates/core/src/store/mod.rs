@@ -73,6 +73,13 @@ pub trait ForeignStore: Debug + Send + Sync {
     fn is_running(&self) -> BoxFuture<'static, bool>;
 }
 
+/// One object of one store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ObjectId {
+    pub store: u64,
+    pub key: Arc<str>,
+}
+
 /// Which bytes of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -188,6 +195,14 @@ impl Awaited {
         match self {
             Self::Remote(store) => store.name().to_owned(),
             Self::Foreign(store) => store.name(),
+        }
+    }
+
+    /// The scope of a foreign store.
+    pub(crate) fn foreign_scope(&self) -> Option<u64> {
+        match self {
+            Self::Remote(_) => None,
+            Self::Foreign(store) => Some(store.scope()),
         }
     }
 
