@@ -168,6 +168,10 @@ class Connection(asyncio.Protocol):
             self._reset()
             return
         self._exchange.start()
+        if "lose_answer" in self._exchange.struck:
+            self._end_exchange(aborted=False)
+            self._reset()
+            return
         self._pump()
 
     def _reset(self) -> None:
@@ -181,7 +185,8 @@ class Connection(asyncio.Protocol):
     def _pump(self) -> None:
         """Send pieces until the client, the link or the end of the answer says to stop."""
         while (exchange := self._exchange) is not None and exchange.response is not None:
-            if self._is_paused or exchange.timer is not None:
+            # A client that has gone takes no more, and that is heard of only after this loop.
+            if self._is_paused or exchange.timer is not None or self._transport.is_closing():
                 return
             if not exchange.head and exchange.sent == exchange.stop:
                 if exchange.ending != "stall":

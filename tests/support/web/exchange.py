@@ -82,7 +82,7 @@ class Exchange:
         if cut is not None:
             self.stop = min(self.stop, cut.nbytes)
             self.ending = "close" if cut.action == "truncate" else "stall"
-        elif self.request.wants_close or not self.response.has_length:
+        elif self.request.wants_close or not self.response.has_length or "Content-Length" in self.response.headers:
             self.ending = "close"
 
     def reserve(self, nbytes: int) -> float | None:

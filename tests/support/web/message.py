@@ -48,6 +48,36 @@ class BytesBody:
         """Nothing is held."""
 
 
+class ExtendedBody:
+    """A body with zeros behind it."""
+
+    def __init__(self, body: Body, nbytes: int) -> None:
+        self._body = body
+        self.nbytes = body.nbytes + nbytes
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``start..stop`` of the body."""
+        end = self._body.nbytes
+        return self._body.read(min(start, end), min(stop, end)) + bytes(max(0, stop - max(start, end)))
+
+    def close(self) -> None:
+        """Free what the body holds."""
+        self._body.close()
+
+
+class EndlessBody:
+    """Zeros that no client waits for the end of."""
+
+    nbytes = 2**62
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``start..stop`` of the body."""
+        return bytes(stop - start)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 @dataclass(slots=True)
 class Request:
     """One request; header names are in lower case, the path is decoded and has no leading slash."""
@@ -74,7 +104,10 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """One answer; the length of the body is announced even where (as for HEAD) it is not sent."""
+    """One answer; the length of the body is announced even where (as for HEAD) it is not sent.
+
+    A ``Content-Length`` among the headers is announced in place of the body's own.
+    """
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -86,7 +119,7 @@ class Response:
         """Status line and headers as they go onto the wire."""
         lines = [f"HTTP/1.1 {self.status} {REASONS.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        if self.has_length and self.status != HTTPStatus.NOT_MODIFIED:
+        if self.has_length and self.status != HTTPStatus.NOT_MODIFIED and "Content-Length" not in self.headers:
             lines.append(f"Content-Length: {self.body.nbytes}")
         lines.append("\r\n")
         return "\r\n".join(lines).encode("latin-1")
