@@ -225,7 +225,10 @@ impl Opened {
         while into.len() < wanted {
             let spare = wanted - into.len();
             // `spare_capacity` may offer more than was asked for, so the surplus is cut off.
-            let read = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(into), at)?;
+            // A signal may interrupt it, on network file systems for one.
+            let read = rustix::io::retry_on_intr(|| {
+                rustix::io::pread(&self.file, rustix::buffer::spare_capacity(into), at)
+            })?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
