@@ -127,22 +127,23 @@ async def test_shard_replaced_twice_is_of_the_last_state(range_server: RangeServ
     assert the_one_value(await array.getitem(SCATTERED)) == 3
 
 
-async def test_shard_replaced_again_and_again_is_read_in_one_request(
-    range_server: RangeServer, tmp_path: Path
+async def test_shard_replaced_again_and_again_is_fetched_whole_and_no_mix(
+    range_server: RangeServer, native: ModuleType, tmp_path: Path
 ) -> None:
     sharded(range_server.root / "a", OLD)
     new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)
+    replans = native.stats()["replans"]
     range_server.config(rules=[Rule(action="replace", path="c/0$", source=new)])
     assert the_one_value(await array.getitem(SCATTERED)) == NEW
-    # One body is of one state, whatever happens between two requests.
+    assert native.stats()["replans"] == replans + 2
     assert ranges(range_server)[-1] is None
 
 
-async def test_shard_too_large_for_one_request_that_is_replaced_again_and_again_is_an_error(
+async def test_shard_replaced_again_and_again_without_memory_for_it_is_an_error_and_not_a_mix(
     range_server: RangeServer, native: ModuleType, tmp_path: Path
 ) -> None:
-    zarr.config.set({"codec_pipeline.memory_limit_bytes": 1024})
+    zarr.config.set({"codec_pipeline.memory_limit_bytes": 2 * SHAPE})
     sharded(range_server.root / "a", OLD)
     new = sharded(tmp_path / "new", NEW)
     array = await opened(range_server)

@@ -27,10 +27,10 @@ use crate::store::{Get, Part};
 use crate::turn::Turn;
 use crate::unit::{Requests, read_span};
 
-/// How often a shard may change under one read before it is read in one request, if that fits.
-const PLANS: u32 = 3;
-/// How often a shard that cannot be read in one request may change before the read gives up.
-const MAX_PLANS: u32 = 10;
+/// How often a shard may change under one read before the read gives up.
+const PLANS: u32 = 10;
+/// How often it may change before it is read in one request, where the memory limit allows that.
+const PLANS_OF_PARTS: u32 = 2;
 
 /// The index of a shard, and whether it comes from the cache.
 struct Found {
@@ -50,18 +50,26 @@ impl Reader {
         let (batch, engine) = (&self.batch, &self.jobs.engine);
         let grid = sharding.grid(&item.spec.chunk);
         let fits = 2 * item.spec.nbytes as u64 <= requests.bounds.byte_budget();
-        let mut turn = Some(turn);
-        for plans in 1..=MAX_PLANS {
+        let (mut turn, mut changes) = (Some(turn), 0);
+        for _ in 0..PLANS {
+            if changes == PLANS_OF_PARTS && fits {
+                changes += 1;
+                let turn = self.turns.take().await;
+                match self.read_whole(requests, item, turn).await {
+                    // Its index was found twice; whether the shard is gone now, the index tells.
+                    Ok(true) => {}
+                    Err(Error::Store(error)) if error.kind == StoreErrorKind::Oversized => {}
+                    outcome => return outcome,
+                }
+            }
             let turn = match turn.take() {
                 Some(turn) => turn,
                 None => self.turns.take().await,
             };
-            if plans > PLANS && fits {
-                return self.read_whole(requests, item, turn).await;
-            }
             let found = match self.index(requests, sharding, item, turn).await {
                 Err(error) if is_change(&error) => {
                     engine.stats.replans.add(1);
+                    changes += 1;
                     continue;
                 }
                 found => found?,
@@ -95,6 +103,7 @@ impl Reader {
             {
                 Err(error) if is_change(&error) => {
                     engine.stats.replans.add(1);
+                    changes += 1;
                     engine.indexes.forget(&batch.array.object(&item.key));
                 }
                 outcome => return outcome.map(|()| false),
@@ -102,7 +111,7 @@ impl Reader {
         }
         let failed = StoreError::changed(batch.array.store_name(), &item.key);
         Err(StoreError {
-            attempts: MAX_PLANS,
+            attempts: PLANS,
             ..failed
         }
         .into())
