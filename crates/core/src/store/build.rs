@@ -20,10 +20,8 @@ use parking_lot::Mutex;
 use super::RemoteStore;
 use super::door::{ClientSettings, Connector, Door};
 use super::hedge::Times;
+use super::retry::{self, STALL_TIMEOUT};
 use crate::error::Error;
-
-/// How long nothing may arrive before a request is given up, unless the store's options say otherwise.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of the HTTP client that may come from the environment; all others have defaults of ours.
 const FROM_ENVIRONMENT: &[ClientConfigKey] = &[
@@ -77,9 +75,9 @@ pub struct RemoteConfig {
     pub headers: Vec<(String, Vec<u8>)>,
     /// Variables of the environment, of which those that are settings hold where none is given.
     pub environment: Vec<(String, String)>,
-    /// Retries at most; `None` for `object_store`'s default of 10.
+    /// Retries at most; `None` for the default of 10.
     pub max_retries: Option<usize>,
-    /// Milliseconds after which no retry is begun; `None` for `object_store`'s default.
+    /// Milliseconds after which no retry is begun; `None` for the default.
     pub retry_timeout_ms: Option<u64>,
     /// Milliseconds of the first and the longest pause, and what each is multiplied by, in thousandths.
     pub backoff_ms: Option<(u64, u64, u64)>,
@@ -145,6 +143,7 @@ impl RemoteConfig {
             location,
             base,
             retry,
+            retry_timeout_set: self.retry_timeout_ms.is_some(),
             stats: Arc::clone(&door.stats),
             times: Times::default(),
             suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
@@ -301,7 +300,7 @@ impl RemoteConfig {
     }
 
     fn retry(&self) -> RetryConfig {
-        let mut retry = RetryConfig::default();
+        let mut retry = retry::defaults();
         if let Some(retries) = self.max_retries {
             retry.max_retries = retries;
         }

@@ -1,87 +1,35 @@
 //! The one door to the wire: every HTTP request of every store passes here.
 //!
 //! It counts requests and those in flight, times answers, notes what the server said for whoever decides about a
-//! retry, and makes a `206` of the `200` with which some servers answer a range they ignore.
+//! retry, bounds what is taken of a body, and makes a `206` of the `200` with which some servers answer a range
+//! they ignore.
 
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE, RETRY_AFTER};
-use http::{HeaderValue, Method, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use lru::LruCache;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
-    HttpResponseBody, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    ReqwestConnector,
 };
 use parking_lot::Mutex;
-use tokio::time::Sleep;
 
+use super::answer::Answer;
+use super::body::{Cut, Passing, Wanted, first_bytes, measured, stalled};
 use crate::pace::Pace;
-use crate::stats::{InFlight, Stats};
-
-tokio::task_local! {
-    /// What the server said to the request that this task is making.
-    static ANSWER: Arc<Answer>;
-}
-
-/// What is known of one attempt besides the error that `object_store` makes of it.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    status: AtomicU16,
-    /// Milliseconds plus one; zero for none.
-    retry_after: AtomicU64,
-}
-
-impl Answer {
-    /// Runs one attempt, and notes in `self` what the server answers.
-    pub(super) async fn noting<F: Future>(self: &Arc<Self>, attempt: F) -> F::Output {
-        ANSWER.scope(Arc::clone(self), attempt).await
-    }
-
-    pub(super) fn status(&self) -> Option<u16> {
-        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status != 0)
-    }
-
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
-            .load(Ordering::Relaxed)
-            .checked_sub(1)
-            .map(Duration::from_millis)
-    }
-
-    /// The status of the last answer to the request that this task is making.
-    pub(super) fn last_status() -> Option<u16> {
-        ANSWER.try_with(|answer| answer.status()).ok().flatten()
-    }
-
-    fn note(&self, response: &HttpResponse) {
-        self.status
-            .store(response.status().as_u16(), Ordering::Relaxed);
-        // Seconds only; the other form, a date, is not worth a clock's trust here.
-        let seconds = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
-        if let Some(seconds) = seconds.and_then(|value| value.trim().parse::<u64>().ok()) {
-            self.retry_after.store(
-                seconds.saturating_mul(1000).saturating_add(1),
-                Ordering::Relaxed,
-            );
-        }
-    }
-}
+use crate::stats::Stats;
 
 /// Bytes per second that an upload makes at least: what 128 at once share of 34 Mbit/s.
 const SLOWEST_UPLOAD: u64 = 32 << 10;
-/// Bytes that are taken of a body whose length the server does not tell.
-const MOST_UNMEASURED: usize = 1 << 30;
+/// Bytes of an answer that is no object: of an error, all that is looked at.
+const MOST_SAID: u64 = 1 << 20;
+const MOST_OF_ERROR: usize = 16 << 10;
 /// HTTP clients that are kept, with their open connections.
 const KEPT_CLIENTS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
@@ -110,6 +58,16 @@ impl Door {
             pace: Arc::clone(pace),
             clients: Arc::new(Mutex::new(LruCache::new(KEPT_CLIENTS))),
         }
+    }
+
+    /// A client whose requests pass the door, and are given up when nothing arrives for so long.
+    pub(super) fn before(&self, inner: HttpClient, stall: Duration) -> HttpClient {
+        HttpClient::new(Doorkeeper {
+            inner,
+            stats: Arc::clone(&self.stats),
+            pace: Arc::clone(&self.pace),
+            stall,
+        })
     }
 
     #[cfg(test)]
@@ -143,12 +101,8 @@ impl HttpConnector for Connector {
         if let Some(client) = clients.get(&settings) {
             return Ok(client.clone());
         }
-        let client = HttpClient::new(Doorkeeper {
-            inner: ReqwestConnector::default().connect(options)?,
-            stats: Arc::clone(&self.door.stats),
-            pace: Arc::clone(&self.door.pace),
-            stall: self.stall,
-        });
+        let inner = ReqwestConnector::default().connect(options)?;
+        let client = self.door.before(inner, self.stall);
         clients.put(settings, client.clone());
         Ok(client)
     }
@@ -170,20 +124,6 @@ struct Doorkeeper {
     stall: Duration,
 }
 
-/// Nothing has arrived for too long.
-#[derive(Debug, thiserror::Error)]
-#[error("nothing arrived for {0:?}")]
-struct Stalled(Duration);
-
-/// A body whose length was not told has not ended.
-#[derive(Debug, thiserror::Error)]
-#[error("the body has no announced length and more than {MOST_UNMEASURED} bytes")]
-struct Endless;
-
-fn stalled(after: Duration) -> HttpError {
-    HttpError::new(HttpErrorKind::Timeout, Stalled(after))
-}
-
 #[async_trait::async_trait]
 impl HttpService for Doorkeeper {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -195,6 +135,7 @@ impl HttpService for Doorkeeper {
         let in_flight = self.stats.count_request();
         // The answer to a put waits for its body too.
         let is_get = request.method() == Method::GET;
+        let is_post = request.method() == Method::POST;
         let sent = Pace::sent(self.stats.requests_in_flight.get()).filter(|_| is_get);
         // An answer comes when the whole request has arrived, and of that nothing is seen here.
         let upload = Duration::from_secs(request.body().content_length() as u64 / SLOWEST_UPLOAD);
@@ -205,33 +146,54 @@ impl HttpService for Doorkeeper {
         if response.status().is_success() {
             self.pace.answered(sent);
         }
-        ANSWER.try_with(|answer| answer.note(&response)).ok();
+        Answer::note(&response);
         let (mut parts, mut body) = response.into_parts();
-        if is_get && parts.status.is_success() && length(&parts.headers).is_none() {
-            // Sent as it was made. Nobody can use a body whose length is not known.
-            let bytes = collect(body, self.stall).await?;
-            let length = HeaderValue::from(bytes.len());
-            parts.headers.insert(CONTENT_LENGTH, length);
-            body = bytes.into();
+        if !parts.status.is_success() {
+            // What an error says is looked at here, and shown to nobody.
+            let said = match first_bytes(body, self.stall, MOST_OF_ERROR).await {
+                // Until it has been read, a 404 may be of the bucket: it is as if nothing had been said.
+                Err(error) if parts.status == StatusCode::NOT_FOUND => {
+                    Answer::forget();
+                    return Err(error);
+                }
+                said => said.unwrap_or_default(),
+            };
+            Answer::note_error(&parts.headers, &said);
+            return Ok(HttpResponse::from_parts(parts, Bytes::new().into()));
         }
         let mut cut = Cut::default();
-        if let Some((range, size)) = range
-            .filter(|_| parts.status == StatusCode::OK)
-            .zip(length(&parts.headers))
-            && let Some((start, end)) = range.within(size)
-        {
-            cut = Cut {
-                skip: start,
-                take: Some(end - start),
-            };
-            parts.status = StatusCode::PARTIAL_CONTENT;
-            let value = format!("bytes {start}-{}/{size}", end - 1);
-            if let Ok(value) = HeaderValue::try_from(value) {
-                parts.headers.insert(CONTENT_RANGE, value);
+        let range = range.filter(|_| parts.status == StatusCode::OK);
+        match length(&parts.headers) {
+            _ if is_post => {
+                // `object_store` takes it in whole.
+                let (bytes, _) = measured(body, self.stall, None, MOST_SAID).await?;
+                body = bytes.into();
             }
-            parts
-                .headers
-                .insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+            None if is_get && parts.status == StatusCode::PARTIAL_CONTENT => {
+                // Wanted by `object_store`, which then heeds the length in `Content-Range` alone.
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+            }
+            None if is_get => {
+                // Sent as it was made. Nobody can use a body whose length is not known.
+                let most = Answer::most().max(MOST_SAID);
+                let (bytes, size) = measured(body, self.stall, range, most).await?;
+                body = bytes.into();
+                match range.and_then(|range| range.within(size)) {
+                    Some((start, end)) => make_partial(&mut parts, start, end, size),
+                    None => {
+                        parts
+                            .headers
+                            .insert(CONTENT_LENGTH, HeaderValue::from(size));
+                    }
+                }
+            }
+            Some(size) => {
+                if let Some((start, end)) = range.and_then(|range| range.within(size)) {
+                    cut = Cut::new(start, end);
+                    make_partial(&mut parts, start, end, size);
+                }
+            }
+            None => {}
         }
         let body = HttpResponseBody::new(Passing {
             inner: body,
@@ -244,152 +206,18 @@ impl HttpService for Doorkeeper {
     }
 }
 
-/// Takes in a body of unknown length.
-async fn collect(mut body: HttpResponseBody, stall: Duration) -> Result<Bytes, HttpError> {
-    let mut bytes = Vec::new();
-    loop {
-        let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
-        let frame = tokio::time::timeout(stall, next).await;
-        let Some(frame) = frame.map_err(|_| stalled(stall))?.transpose()? else {
-            return Ok(bytes.into());
-        };
-        if let Ok(data) = frame.into_data() {
-            bytes.extend_from_slice(&data);
-        }
-        if bytes.len() > MOST_UNMEASURED {
-            return Err(HttpError::new(HttpErrorKind::Decode, Endless));
-        }
+/// Makes the head of a `206` of that of a `200`.
+fn make_partial(parts: &mut Parts, start: u64, end: u64, size: u64) {
+    parts.status = StatusCode::PARTIAL_CONTENT;
+    let value = format!("bytes {start}-{}/{size}", end - 1);
+    if let Ok(value) = HeaderValue::try_from(value) {
+        parts.headers.insert(CONTENT_RANGE, value);
     }
+    parts
+        .headers
+        .insert(CONTENT_LENGTH, HeaderValue::from(end - start));
 }
 
-fn length(headers: &http::HeaderMap) -> Option<u64> {
+fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// A `Range` header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Bounded(u64, u64),
-    From(u64),
-    Suffix(u64),
-}
-
-impl Wanted {
-    fn parse(header: &str) -> Option<Self> {
-        let (start, end) = header.strip_prefix("bytes=")?.split_once('-')?;
-        match (start.parse().ok(), end.parse().ok()) {
-            (Some(start), Some(end)) => Some(Self::Bounded(start, end)),
-            (Some(start), None) if end.is_empty() => Some(Self::From(start)),
-            (None, Some(suffix)) if start.is_empty() => Some(Self::Suffix(suffix)),
-            _ => None,
-        }
-    }
-
-    /// Start and end within an object of `size` bytes; `None` where nothing is left.
-    fn within(self, size: u64) -> Option<(u64, u64)> {
-        let (start, end) = match self {
-            Self::Bounded(start, last) => (start, last.checked_add(1)?.min(size)),
-            Self::From(start) => (start, size),
-            Self::Suffix(suffix) => (size.saturating_sub(suffix), size),
-        };
-        (start < end).then_some((start, end))
-    }
-}
-
-/// The part of a body that was asked for.
-#[derive(Debug, Default)]
-struct Cut {
-    skip: u64,
-    take: Option<u64>,
-}
-
-impl Cut {
-    fn apply(&mut self, mut bytes: Bytes) -> Bytes {
-        let skipped = self.skip.min(bytes.len() as u64);
-        self.skip -= skipped;
-        bytes = bytes.slice(usize::try_from(skipped).unwrap_or(bytes.len())..);
-        if let Some(take) = &mut self.take {
-            let taken = (*take).min(bytes.len() as u64);
-            *take -= taken;
-            bytes.truncate(usize::try_from(taken).unwrap_or(usize::MAX));
-        }
-        bytes
-    }
-}
-
-struct Passing {
-    inner: HttpResponseBody,
-    cut: Cut,
-    stall: Duration,
-    /// Runs while a frame is waited for; most bodies have arrived with their head.
-    stalled: Option<Pin<Box<Sleep>>>,
-    _in_flight: InFlight,
-}
-
-impl Body for Passing {
-    type Data = Bytes;
-    type Error = HttpError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        if self.cut.take == Some(0) {
-            return Poll::Ready(None);
-        }
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
-            let after = self.stall;
-            let timer = self
-                .stalled
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
-            return timer
-                .as_mut()
-                .poll(context)
-                .map(|()| Some(Err(stalled(after))));
-        };
-        self.stalled = None;
-        Poll::Ready(
-            frame.map(|frame| frame.map(|frame| frame.map_data(|data| self.cut.apply(data)))),
-        )
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.cut.take == Some(0) || self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.cut
-            .take
-            .map_or_else(|| self.inner.size_hint(), SizeHint::with_exact)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_cut_from_whole_bodies() {
-        for (header, expected) in [
-            ("bytes=2-4", Some(&b"cde"[..])),
-            ("bytes=6-", Some(b"gh")),
-            ("bytes=-3", Some(b"fgh")),
-            ("bytes=-30", Some(b"abcdefgh")),
-            ("bytes=9-12", None),
-        ] {
-            let cut = Wanted::parse(header).unwrap().within(8);
-            assert_eq!(expected.is_some(), cut.is_some());
-            let Some((start, end)) = cut else { continue };
-            let mut cut = Cut {
-                skip: start,
-                take: Some(end - start),
-            };
-            let got: Vec<u8> = [&b"abc"[..], b"de", b"fgh"]
-                .into_iter()
-                .flat_map(|part| cut.apply(Bytes::from_static(part)))
-                .collect();
-            assert_eq!(expected.unwrap(), got);
-        }
-        assert_eq!(None, Wanted::parse("bytes=1-2,4-5"));
-    }
 }

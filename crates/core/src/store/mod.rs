@@ -4,6 +4,8 @@
 //! job that decodes what it read; a remote one is awaited with a request permit held; a foreign one is
 //! awaited too, but the store's own code (Python's, in `crates/py`) does it.
 
+mod answer;
+mod body;
 mod build;
 mod door;
 mod hedge;

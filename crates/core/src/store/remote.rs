@@ -8,15 +8,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
     RetryConfig, UpdateVersion,
 };
 
-use super::door::Answer;
+use super::answer::Answer;
+use super::body::NoMemory;
 use super::hedge::{Hedge, Times};
-use super::retry::Truncated;
+use super::retry::{Overlong, Truncated};
 use super::{Condition, Fetched, Get, Part, Put, Validator};
 use crate::error::Error;
 use crate::stats::Stats;
@@ -36,6 +38,8 @@ pub struct RemoteStore {
     /// The path of an HTTP store's URL.
     pub(super) base: String,
     pub(super) retry: RetryConfig,
+    /// Whether the store's settings say for how long retries are begun.
+    pub(super) retry_timeout_set: bool,
     pub(super) stats: Arc<Stats>,
     pub(super) times: Times,
     /// Whether the store takes suffix ranges; learnt from its first refusal.
@@ -107,13 +111,22 @@ impl RemoteStore {
         if outcome.is_ok() {
             self.times.note(began.elapsed());
         }
-        if let (Part::Suffix(_), Err(failure)) = (&part, &outcome) {
-            // A 416 is also what the last bytes of an empty object are answered with: the length tells.
-            let refused = failure.refuses_suffix()
-                || (failure.status == Some(416) && self.last_bytes(key, &path, 1).await.is_ok());
-            if refused {
+        if let (Part::Suffix(len), Err(failure)) = (&part, &outcome) {
+            if failure.refuses_suffix() {
                 self.suffixes.store(false, Ordering::Relaxed);
                 return Box::pin(self.get(key, &part, expected, most, hedge)).await;
+            }
+            // A 416 is also what the last bytes of an empty object are answered with, and a 400 may be about
+            // anything: only that the same bytes can be had otherwise tells.
+            if failure.may_refuse_suffix()
+                && let Ok(Some((range, validator))) = self.last_bytes(key, &path, *len).await
+            {
+                let part = Part::Range(range);
+                let get = Box::pin(self.get(key, &part, validator.as_ref(), most, hedge)).await;
+                if matches!(get, Ok(Get::Found(_))) {
+                    self.suffixes.store(false, Ordering::Relaxed);
+                }
+                return get;
             }
         }
         let get = outcome.map_err(|failure| failure.error)?;
@@ -136,6 +149,7 @@ impl RemoteStore {
             Part::Suffix(len) => Some(GetRange::Suffix(*len)),
         };
         let if_match = expected.and_then(Validator::strong_etag).map(str::to_owned);
+        Answer::will_take(most);
         let options = GetOptions {
             range,
             if_match,
@@ -157,13 +171,7 @@ impl RemoteStore {
         if wanted > most {
             return Ok(Get::Oversized(wanted));
         }
-        let bytes = result.bytes().await?;
-        if bytes.len() as u64 != wanted {
-            return Err(object_store::Error::Generic {
-                store: "HTTP",
-                source: Box::new(Truncated(bytes.len(), wanted)),
-            });
-        }
+        let bytes = collect(result.into_stream(), wanted).await?;
         Ok(Get::Found(Fetched {
             bytes,
             size,
@@ -235,7 +243,7 @@ impl RemoteStore {
                     ) if mode != PutMode::Overwrite => Ok(Put::Conflict),
                     // The object that was to be replaced is gone.
                     Err(object_store::Error::NotFound { .. })
-                        if matches!(mode, PutMode::Update(_)) =>
+                        if matches!(mode, PutMode::Update(_)) && !Answer::last().no_bucket() =>
                     {
                         Ok(Put::Conflict)
                     }
@@ -295,7 +303,7 @@ impl RemoteStore {
         let path = self.path(key)?;
         self.retrying("delete", key, || async {
             match self.client.delete(&path).await {
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(object_store::Error::NotFound { .. }) if !Answer::last().no_bucket() => Ok(()),
                 other => other,
             }
         })
@@ -340,10 +348,54 @@ fn says_changed(error: &object_store::Error) -> bool {
     matches!(
         error,
         object_store::Error::Precondition { .. } | object_store::Error::NotSupported { .. }
-    ) || Answer::last_status() == Some(416)
+    ) || Answer::last().status == Some(416)
 }
 
-/// Whether an object is missing: `object_store` says so of a 405 as well.
+/// Whether an object is missing: `object_store` says so of a 405 as well, and servers of the whole bucket.
 fn says_missing() -> bool {
-    Answer::last_status().is_none_or(|status| status == 404)
+    let said = Answer::last();
+    said.status.is_none_or(|status| status == 404) && !said.no_bucket()
+}
+
+/// Takes in a body of `wanted` bytes.
+async fn collect(
+    mut body: BoxStream<'static, object_store::Result<Bytes>>,
+    wanted: u64,
+) -> object_store::Result<Bytes> {
+    // Most bodies come in one piece, which is not copied.
+    let mut only = Bytes::new();
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next().await.transpose()? {
+        let len = only.len() + bytes.len() + piece.len();
+        if len as u64 > wanted {
+            return Err(failed(Overlong(wanted)));
+        }
+        if len == piece.len() {
+            only = piece;
+            continue;
+        }
+        if bytes.is_empty() {
+            let reserved = usize::try_from(wanted)
+                .ok()
+                .map(|len| bytes.try_reserve_exact(len));
+            if !matches!(reserved, Some(Ok(()))) {
+                return Err(failed(NoMemory(wanted)));
+            }
+            bytes.extend_from_slice(&only);
+            only = Bytes::new();
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    let bytes = if bytes.is_empty() { only } else { bytes.into() };
+    if bytes.len() as u64 != wanted {
+        return Err(failed(Truncated(bytes.len(), wanted)));
+    }
+    Ok(bytes)
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "HTTP",
+        source: Box::new(error),
+    }
 }

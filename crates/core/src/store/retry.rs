@@ -2,17 +2,43 @@
 //!
 //! Decided here and not in `object_store`, because here every kind of failure meets: a status, a reset, a
 //! body that ends early. The store's own retry settings bound the attempts; `Retry-After` is honoured; the
-//! error after the last try says how many there were.
+//! error after the last try says how many there were, and how long they took.
 
+use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use object_store::RetryConfig;
 use object_store::client::{HttpError, HttpErrorKind};
+use object_store::{BackoffConfig, RetryConfig};
+use tokio::time::Instant;
 
-use super::door::Answer;
+use super::answer::{Answer, Said};
+use super::body::Stalled;
 use super::remote::RemoteStore;
 use crate::error::{Error, StoreError, StoreErrorKind};
+
+/// How long nothing may arrive before an attempt is given up, unless the store's options say otherwise.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How retries are bounded where the store's settings do not say.
+///
+/// The pauses of ten retries are about 4 s together, and 8.4 s at most. A server that says nothing is tried
+/// twice, which takes two stall timeouts; whatever fails, no attempt but the first retry begins later than
+/// 20 s, so that the last has ended 35 s after the first began.
+pub(super) fn defaults() -> RetryConfig {
+    RetryConfig {
+        max_retries: 10,
+        retry_timeout: Duration::from_secs(20),
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(1),
+            base: 2.0,
+        },
+    }
+}
+
+/// What is said of a URL without TLS that was not allowed.
+const NO_TLS: &str = "URL scheme is not allowed";
 
 /// A failure after the last attempt, with what the caller may still decide by.
 pub(super) struct Refusal {
@@ -24,7 +50,7 @@ pub(super) struct Refusal {
 /// One failed attempt.
 struct Failure {
     error: object_store::Error,
-    answer: Arc<Answer>,
+    said: Said,
     operation: &'static str,
 }
 
@@ -32,6 +58,16 @@ struct Failure {
 #[derive(Debug, thiserror::Error)]
 #[error("the body ended after {0} of {1} bytes")]
 pub(super) struct Truncated(pub(super) usize, pub(super) u64);
+
+/// A body that goes on behind its announced length.
+#[derive(Debug, thiserror::Error)]
+#[error("the body has more than the {0} bytes that were announced")]
+pub(super) struct Overlong(pub(super) u64);
+
+/// A bucket that does not exist, as against an object.
+#[derive(Debug, thiserror::Error)]
+#[error("the bucket does not exist")]
+pub(super) struct NoBucket;
 
 impl RemoteStore {
     /// Makes attempts until one succeeds, cannot succeed, or the store's retry settings say stop.
@@ -42,6 +78,7 @@ impl RemoteStore {
         attempt: impl Fn() -> F,
     ) -> Result<T, Box<Refusal>> {
         let began = Instant::now();
+        let mut pauses = Pauses::new(&self.retry.backoff);
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -52,17 +89,20 @@ impl RemoteStore {
             };
             let failure = Failure {
                 error,
-                answer,
+                said: answer.said(),
                 operation,
             };
-            let pause = failure
-                .may_pass()
-                .then(|| failure.pause(&self.retry, attempts))
-                .filter(|pause| began.elapsed() + *pause < self.retry.retry_timeout)
-                .filter(|_| attempts as usize <= self.retry.max_retries);
-            let Some(pause) = pause else {
-                return Err(Box::new(self.refusal(operation, key, attempts, &failure)));
-            };
+            let pause = failure.said.retry_after.unwrap_or_else(|| pauses.next());
+            // A long body that broke off by chance is worth one more attempt, however long it took.
+            let first = attempts == 1 && !self.retry_timeout_set;
+            let in_time = pause < self.retry.retry_timeout
+                && (first || began.elapsed() + pause < self.retry.retry_timeout);
+            if !(failure.may_pass() && in_time && attempts as usize <= self.retry.max_retries) {
+                let took = began.elapsed();
+                return Err(Box::new(
+                    self.refusal(operation, key, attempts, took, &failure),
+                ));
+            }
             self.stats.retries.add(1);
             tokio::time::sleep(pause).await;
         }
@@ -73,6 +113,7 @@ impl RemoteStore {
         operation: &'static str,
         key: &str,
         attempts: u32,
+        took: Duration,
         failure: &Failure,
     ) -> Refusal {
         let status = failure.failed_status();
@@ -87,6 +128,10 @@ impl RemoteStore {
             _ if failure.timed_out() => StoreErrorKind::Timeout,
             _ => StoreErrorKind::Other,
         };
+        let mut reason = failure.reason();
+        if attempts > 1 {
+            let _ = write!(reason, "; given up after {:.1} s", took.as_secs_f64());
+        }
         let error = StoreError {
             kind,
             operation,
@@ -94,7 +139,7 @@ impl RemoteStore {
             store: self.name.as_str().into(),
             status,
             attempts,
-            reason: failure.reason().into(),
+            reason: reason.into(),
             source: None,
         };
         let unsupported = matches!(
@@ -115,16 +160,22 @@ impl Refusal {
         self.unsupported || self.status == Some(501)
     }
 
+    /// Whether the store takes no suffix ranges at all.
     pub(super) fn refuses_suffix(&self) -> bool {
-        self.refuses() || matches!(self.status, Some(400 | 405))
+        self.refuses() || self.status == Some(405)
+    }
+
+    /// Whether the store may take no suffix ranges, or something else may be wrong with this one.
+    pub(super) fn may_refuse_suffix(&self) -> bool {
+        matches!(self.status, Some(400 | 416))
     }
 }
 
 impl Failure {
     /// The status, where it was what failed: a body may break off after a good one.
     fn failed_status(&self) -> Option<u16> {
-        self.answer
-            .status()
+        self.said
+            .status
             .filter(|status| !(200..300).contains(status))
     }
 
@@ -139,14 +190,15 @@ impl Failure {
 
     /// Whether the wire failed, as against a request that could not be made or an answer that makes no sense.
     fn broke_off(&self) -> bool {
-        if self.last_words() == "URL scheme is not allowed" {
+        let words = self.last_words();
+        if words == NO_TLS || words.contains("certificate") {
             return false;
         }
         if let Some(kind) = self.http_kind() {
             return kind != HttpErrorKind::Decode;
         }
         // S3 may begin an answer with a good status and end it with an error.
-        self.operation != "get" || self.causes().any(<dyn std::error::Error>::is::<Truncated>)
+        self.operation != "get" || self.comes_of::<Truncated>()
     }
 
     fn timed_out(&self) -> bool {
@@ -159,39 +211,42 @@ impl Failure {
             .map(HttpError::kind)
     }
 
+    fn comes_of<E: std::error::Error + 'static>(&self) -> bool {
+        self.causes().any(<dyn std::error::Error>::is::<E>)
+    }
+
     /// The error and what it comes from, outermost first.
     fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
         let error: &(dyn std::error::Error + 'static) = &self.error;
         std::iter::successors(Some(error), |error| error.source())
     }
 
-    /// How long to wait before the next attempt: what the server asks for, else exponential with jitter.
-    fn pause(&self, retry: &RetryConfig, attempts: u32) -> Duration {
-        self.answer.retry_after().unwrap_or_else(|| {
-            let exponent = i32::try_from(attempts - 1).unwrap_or(i32::MAX);
-            let longest =
-                retry.backoff.init_backoff.as_secs_f64() * retry.backoff.base.powi(exponent);
-            let longest = longest.min(retry.backoff.max_backoff.as_secs_f64());
-            Duration::from_secs_f64(longest * jitter())
-        })
-    }
-
     /// The failure in words that hold no URL, no header and no body: those may hold secrets.
     fn reason(&self) -> String {
         if let Some(status) = self.failed_status() {
-            let words = http::StatusCode::from_u16(status)
-                .ok()
-                .and_then(|code| code.canonical_reason());
-            return format!("the server answered {status} {}", words.unwrap_or(""))
-                .trim_end()
-                .to_owned();
-        }
-        if self.timed_out() {
-            return "nothing arrived within the timeout of its client options".to_owned();
+            let status_code = http::StatusCode::from_u16(status).ok();
+            let words = status_code.and_then(|code| code.canonical_reason());
+            let mut reason = format!("the server answered {status} {}", words.unwrap_or(""));
+            reason.truncate(reason.trim_end().len());
+            if let Some(code) = self.said.code {
+                let _ = write!(reason, " ({code})");
+            }
+            if status == 404 && self.said.no_bucket() {
+                let _ = write!(reason, ": {NoBucket}");
+            }
+            return reason;
         }
         let words = self.last_words();
+        if self.timed_out() && !self.comes_of::<Stalled>() {
+            return "it was not done within the timeout of the store's client options".to_owned();
+        }
         if words.contains('<') {
             return "the server sent an error where the object should be".to_owned();
+        }
+        if words == NO_TLS {
+            return format!(
+                "{NO_TLS}: to do without TLS, set allow_http among the store's client options"
+            );
         }
         words
     }
@@ -204,9 +259,220 @@ impl Failure {
     }
 }
 
-/// A fraction between one half and one, different for each call.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let random = u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or(0);
-    0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
+/// Pauses between attempts: exponential, with the decorrelated jitter of `object_store`, so that requests that
+/// failed together are not tried again together.
+struct Pauses {
+    init: f64,
+    longest: f64,
+    base: f64,
+    last: f64,
+}
+
+impl Pauses {
+    fn new(backoff: &BackoffConfig) -> Self {
+        let init = backoff.init_backoff.as_secs_f64();
+        Self {
+            init,
+            longest: backoff.max_backoff.as_secs_f64(),
+            base: backoff.base,
+            last: init,
+        }
+    }
+
+    fn next(&mut self) -> Duration {
+        let above = (self.last * self.base - self.init).max(0.0);
+        self.last = (self.init + above * fastrand::f64()).min(self.longest);
+        Duration::try_from_secs_f64(self.last).unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use http_body::{Body, Frame};
+    use object_store::ClientOptions;
+    use object_store::client::{
+        HttpClient, HttpConnector, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    };
+    use object_store::http::HttpBuilder;
+    use object_store::path::Path;
+
+    use super::super::{Door, Part};
+    use super::*;
+    use crate::pace::Pace;
+
+    /// A server that fails each request in the same way.
+    #[derive(Debug, Clone, Copy)]
+    enum Server {
+        Refuses,
+        Resets,
+        Answers(u16),
+        Truncates,
+        SaysNothing,
+        Stalls,
+        StallsInError,
+    }
+
+    #[async_trait::async_trait]
+    impl HttpService for Server {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            let failure = |kind| HttpError::new(kind, std::io::Error::other("as told"));
+            let (status, body) = match self {
+                Self::Refuses => return Err(failure(HttpErrorKind::Connect)),
+                Self::Resets => return Err(failure(HttpErrorKind::Interrupted)),
+                Self::SaysNothing => std::future::pending().await,
+                Self::Answers(status) => (*status, Bytes::new().into()),
+                Self::Truncates => (200, Bytes::from_static(b"half").into()),
+                Self::Stalls => (200, HttpResponseBody::new(Nothing)),
+                Self::StallsInError => (404, HttpResponseBody::new(Nothing)),
+            };
+            let response = http::Response::builder()
+                .status(status)
+                .header("Content-Length", "8");
+            Ok(response.body(body).unwrap())
+        }
+    }
+
+    impl HttpConnector for Connects {
+        fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+            let door = Door::new(&Arc::default(), &Pace::new(None));
+            Ok(door.before(HttpClient::new(self.0), STALL_TIMEOUT))
+        }
+    }
+
+    #[derive(Debug)]
+    struct Connects(Server);
+
+    /// A body of which nothing ever arrives.
+    struct Nothing;
+
+    impl Body for Nothing {
+        type Data = Bytes;
+        type Error = HttpError;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+            Poll::Pending
+        }
+    }
+
+    fn store(server: Server) -> RemoteStore {
+        let client = HttpBuilder::new()
+            .with_url("http://localhost")
+            .with_client_options(ClientOptions::new().with_allow_http(true))
+            .with_retry(RetryConfig {
+                max_retries: 0,
+                ..RetryConfig::default()
+            })
+            .with_http_connector(Connects(server))
+            .build();
+        RemoteStore {
+            client: Arc::new(client.unwrap()),
+            prefix: Path::default(),
+            name: "http://localhost".into(),
+            identity: 0,
+            location: 0,
+            base: String::new(),
+            retry: defaults(),
+            retry_timeout_set: false,
+            stats: Arc::default(),
+            times: super::super::hedge::Times::default(),
+            suffixes: AtomicBool::new(true),
+            conditions: AtomicBool::new(false),
+        }
+    }
+
+    /// What a read ends in, and after how many seconds.
+    async fn failed(store: &RemoteStore) -> (Arc<StoreError>, f64) {
+        let began = Instant::now();
+        let outcome = store.get("c/0", &Part::Whole, None, 1 << 20, None).await;
+        let Err(Error::Store(error)) = outcome else {
+            panic!("a read of a server that fails: {outcome:?}");
+        };
+        (error, began.elapsed().as_secs_f64())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_always_fails_is_given_up_within_ten_seconds() {
+        for server in [
+            Server::Refuses,
+            Server::Resets,
+            Server::Answers(500),
+            Server::Answers(503),
+            Server::Truncates,
+        ] {
+            let (error, took) = failed(&store(server)).await;
+            assert_eq!(11, error.attempts, "{server:?}");
+            assert!((1.0..10.0).contains(&took), "{server:?}: {took} s");
+            let said = error.to_string();
+            assert!(
+                said.contains(&format!("given up after {took:.1} s")),
+                "{said}"
+            );
+            assert!(said.contains("after 11 attempts"), "{said}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_tried_twice_and_given_up_within_35_seconds() {
+        for server in [Server::SaysNothing, Server::Stalls, Server::StallsInError] {
+            let (error, took) = failed(&store(server)).await;
+            assert_eq!((StoreErrorKind::Timeout, 2), (error.kind, error.attempts));
+            assert!((30.0..35.0).contains(&took), "{server:?}: {took} s");
+            assert!(
+                error.reason.starts_with("nothing arrived for 15s"),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_settings_of_the_store_come_first() {
+        let retry = RetryConfig {
+            retry_timeout: Duration::from_secs(10),
+            ..defaults()
+        };
+        let strict = RemoteStore {
+            retry,
+            retry_timeout_set: true,
+            ..store(Server::SaysNothing)
+        };
+        assert_eq!(1, failed(&strict).await.0.attempts);
+        let patient = RemoteStore {
+            retry: RetryConfig {
+                max_retries: 40,
+                retry_timeout: Duration::from_hours(1),
+                backoff: BackoffConfig {
+                    init_backoff: Duration::from_secs(30),
+                    max_backoff: Duration::from_secs(30),
+                    base: 2.0,
+                },
+            },
+            retry_timeout_set: true,
+            ..store(Server::Refuses)
+        };
+        let (error, took) = failed(&patient).await;
+        assert_eq!((41, 1200.0), (error.attempts, took.round()));
+    }
+
+    #[test]
+    fn pauses_grow_at_random_and_ten_are_short_of_ten_seconds() {
+        let mut sums = Vec::new();
+        for seed in 0..200 {
+            fastrand::seed(seed);
+            let mut pauses = Pauses::new(&defaults().backoff);
+            let ten: Vec<f64> = (0..10).map(|_| pauses.next().as_secs_f64()).collect();
+            assert!((0.1..=0.2).contains(&ten[0]));
+            assert!(ten.iter().all(|pause| (0.1..=1.0).contains(pause)));
+            sums.push(ten.iter().sum::<f64>());
+        }
+        assert!(sums.iter().all(|sum| *sum < 8.5));
+        let mean = sums.iter().sum::<f64>() / 200.0;
+        assert!((3.0..5.0).contains(&mean), "{mean}");
+    }
 }
