@@ -238,7 +238,7 @@ impl Writer {
                     if conflicts == TRIES {
                         return Err(self.conflict(item).into());
                     }
-                    tokio::time::sleep(pause(conflicts, &writing.id)).await;
+                    tokio::time::sleep(pause(conflicts)).await;
                 }
             }
         }
@@ -537,11 +537,9 @@ impl Writer {
 }
 
 /// A pause that grows with each refusal and differs between writers.
-fn pause(attempt: u32, id: &ObjectId) -> Duration {
-    use std::hash::{BuildHasher, RandomState};
+fn pause(attempt: u32) -> Duration {
     let longest = Duration::from_millis(2)
         .saturating_mul(1 << attempt.min(10))
         .min(LONGEST_PAUSE);
-    let random = u32::try_from(RandomState::new().hash_one(id) >> 32).unwrap_or(0);
-    longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    longest.mul_f64(fastrand::f64())
 }
