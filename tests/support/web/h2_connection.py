@@ -37,6 +37,8 @@ MAX_STREAMS = 1000
 class H2ServerConnection(asyncio.Protocol):
     """One client connection. Of the rules, ``reset`` and ``truncate`` reset the stream; the link has no limit here.
 
+    ``lose_answer`` and ``endless`` are known to HTTP/1.1 alone.
+
     Parameters
     ----------
     state
