@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import zarr
 import zarr.api.asynchronous
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 from zarr.storage import FsspecStore
 
@@ -131,6 +134,114 @@ async def test_local_is_native_and_comes_back_as_it_went(
     expected = VALUES.copy()
     expected[70:600] = 5
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "a", mode="r")[:], expected)
+
+
+class Inverting(LocalFileSystem):
+    """Keeps each byte's complement, as a file system that encrypts would."""
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        """Read a file."""
+        return inverted(super().cat_file(path))[start:end]
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        """Write a file."""
+        super().pipe_file(path, inverted(value), mode)
+
+
+class InvertingWrapper(AsyncFileSystemWrapper):
+    """Does the same around a file system that does not."""
+
+    def __init__(self, fs: Any, **options: Any) -> None:
+        super().__init__(fs, **options)
+        self._cat_file = self._read
+        self._pipe_file = self._write
+
+    async def _read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        return inverted(self.sync_fs.cat_file(path))[start:end]
+
+    async def _write(self, path: str, value: bytes) -> None:
+        self.sync_fs.pipe_file(path, inverted(value))
+
+
+class Inside(AsyncFileSystem):
+    """Has a file system under the name by which a wrapper has it, and is none."""
+
+    def __init__(self, fs: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.sync_fs = fs
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        return inverted(self.sync_fs.cat_file(path))[start:end]
+
+    async def _pipe_file(self, path: str, value: bytes, **_: Any) -> None:
+        self.sync_fs.pipe_file(path, inverted(value))
+
+
+def inverted(content: bytes) -> bytes:
+    """Return the complement of each byte."""
+    return content.translate(bytes(range(255, -1, -1)))
+
+
+def plain() -> Any:
+    """Return a local file system of the test's own."""
+    return fsspec.filesystem("file", skip_instance_cache=True)
+
+
+def changed_wrapper() -> Any:
+    """Return a wrapper that inverts because its methods were replaced."""
+    wrapper = AsyncFileSystemWrapper(plain(), asynchronous=True)
+    other = InvertingWrapper(plain(), asynchronous=True)
+    wrapper._cat_file, wrapper._pipe_file = other._read, other._write
+    return wrapper
+
+
+def changed_inside() -> Any:
+    """Return a wrapper around a file system that inverts because its methods were replaced."""
+    inside, other = plain(), Inverting(skip_instance_cache=True)
+    inside.cat_file, inside.pipe_file = other.cat_file, other.pipe_file
+    return AsyncFileSystemWrapper(inside, asynchronous=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: AsyncFileSystemWrapper(Inverting(), asynchronous=True), id="subclass"),
+        pytest.param(lambda: InvertingWrapper(plain(), asynchronous=True), id="wrapper"),
+        pytest.param(lambda: Inside(plain(), asynchronous=True), id="another-sync_fs"),
+        changed_wrapper,
+        changed_inside,
+    ],
+)
+async def test_file_system_that_does_more_than_the_local_one_is_bridged(
+    tmp_path: Path, make: Callable[[], Any]
+) -> None:
+    store = FsspecStore(make(), path=str(tmp_path / "a"))
+    (tmp_path / "a/c").mkdir(parents=True)
+    array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,), compressors=None)
+    assert (tmp_path / "a/c/0").read_bytes() == inverted(VALUES[:64].tobytes())
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+async def test_file_system_of_a_directory_is_bridged(tmp_path: Path) -> None:
+    filesystem = AsyncFileSystemWrapper(DirFileSystem(str(tmp_path), plain()), asynchronous=True)
+    store = FsspecStore(filesystem, path="/a")
+    stored(tmp_path / "a")
+    array = await zarr.api.asynchronous.open_array(store=store, mode="r")
+    np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
+
+
+@pytest.mark.parametrize("method", ["_cat_file", "encode_url", "set_session"])
+async def test_http_with_a_method_of_its_own_is_bridged(opened: Opener, method: str) -> None:
+    store = opened("http", "http://127.0.0.1:1/a")
+    assert is_native(describe(store))
+    setattr(store.fs, method, getattr(store.fs, method))
+    assert not is_native(describe(store))
+
+
+async def test_http_behind_a_proxy_is_bridged(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    # aiohttp asks past the proxies of the environment.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert not is_native(describe(opened("http", "http://127.0.0.1:1/a")))
 
 
 async def test_local_with_an_option_is_bridged_and_comes_back_as_it_went(tmp_path: Path) -> None:

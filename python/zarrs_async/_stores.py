@@ -1,18 +1,19 @@
 """A zarr store as the engine opens it: natively where everything can be carried over, else bridged.
 
 Native are local files and what ``object_store`` speaks. A store is only opened natively when each of its
-settings is known here: it is never opened with other credentials than its own. Everything else is
-*foreign*: its own ``get``, ``set`` and ``delete`` are awaited.
+settings is known here, so that it is never opened with other credentials than its own, and when its root
+and the array's path are spelled so that the engine asks for the very keys that the store would ask for.
+Everything else is *foreign*: its own ``get``, ``set`` and ``delete`` are awaited.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,20 @@ _KINDS = {"S3Store": "s3", "GCSStore": "gcs", "AzureStore": "azure", "HTTPStore"
 _S3FS_OPTIONS = {"anon", "asynchronous", "client_kwargs", "endpoint_url", "key", "loop", "secret", "token"}
 _S3FS_CLIENT_OPTIONS = {"endpoint_url", "region_name"}
 _CLIENT_VARIABLES = ("ALLOW_HTTP", "ALLOW_INVALID_CERTIFICATES", "PROXY_URL", "PROXY_CA_CERTIFICATE", "PROXY_EXCLUDES")
+
+# A segment is never empty and never `.` or `..`, which some stores resolve and others take by the letter.
+_NOT_DOTS = r"(?![.]{1,2}(?:/|\Z))"
+# Characters that no store encodes, decodes, expands or cuts off; `%`, `?`, `#`, `*`, `[` and `\` are not among them.
+_SEGMENT = rf"{_NOT_DOTS}[A-Za-z0-9 _.~!$&'(),;=:@+-]+"
+_PLAIN = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+# Files have any name; a byte of it that is not UTF-8 is a lone surrogate in Python, and nothing in a key of ours.
+_NAME = rf"{_NOT_DOTS}[^/\ud800-\udfff]+"
+_FILE = re.compile(rf"{_NAME}(?:/{_NAME})*")
+# A host is a name that does not end in a number, or an IPv4 address in the usual form.
+_HOST = r"(?:(?:[A-Za-z0-9_-]+[.])*[A-Za-z_-][A-Za-z0-9_-]*|(?:(?:0|[1-9][0-9]{0,2})[.]){3}(?:0|[1-9][0-9]{0,2}))"
+_URL = re.compile(rf"https?://{_HOST}(?::[0-9]{{1,5}})?(?:/{_PLAIN.pattern})?")
+_ENDPOINT = re.compile(rf"https?://{_HOST}(?::[0-9]{{1,5}})?/?")
+_BUCKET = re.compile(r"(?!.*--)[A-Za-z0-9][A-Za-z0-9._-]+")
 
 
 def describe(store: Store, *, direct_io: bool = False) -> Description:
@@ -41,18 +56,18 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
     -------
     dict
         With ``root`` a local store, with ``kind`` a remote one, with neither a foreign one; ``store`` is the
-        store itself, which the engine awaits where it cannot do the rest.
+        store itself, which the engine awaits where it cannot do the rest. ``place`` is the store's `place`.
     """
-    # Subclasses may do anything, so only the classes themselves are taken for what they are.
-    name = f"{type(store).__module__}.{type(store).__name__}"
     native: Description | None = None
-    if type(store) is LocalStore:
-        native = _local(store.root, direct_io=direct_io)
-    elif name == "zarr.storage._obstore.ObjectStore":
-        native = _obstore(getattr(store, "store", None), direct_io=direct_io)
-    elif name == "zarr.storage._fsspec.FsspecStore":
-        native = _fsspec(store, direct_io=direct_io)
-    return {"store": store, **(native or {})}
+    if not _is_changed(store):
+        match _class_of(store):
+            case "zarr.storage._local.LocalStore":
+                native = _zarr_local(store, direct_io=direct_io)
+            case "zarr.storage._obstore.ObjectStore":
+                native = _obstore(getattr(store, "store", None), direct_io=direct_io)
+            case "zarr.storage._fsspec.FsspecStore":
+                native = _fsspec(store, direct_io=direct_io)
+    return {"store": store, "place": place(store), **(native or {})}
 
 
 def is_native(description: Mapping[str, Any]) -> bool:
@@ -60,37 +75,103 @@ def is_native(description: Mapping[str, Any]) -> bool:
     return "root" in description or "kind" in description
 
 
-def _local(root: object, *, direct_io: bool) -> Description:
-    return {"root": str(root), "direct_io": direct_io}
+def place(store: Store) -> tuple[object, ...]:
+    """Give what says where a store's objects are and may change while the store is in use.
+
+    Equal places of one store have equal descriptions. This is asked before each batch.
+    """
+    attributes = getattr(store, "__dict__", {})
+    root = attributes.get("root")
+    # A relative root is one of the working directory, wherever that is by now.
+    directory = Path.cwd() if isinstance(root, Path) and not root.is_absolute() else None
+    return (
+        root,
+        directory,
+        attributes.get("store"),
+        attributes.get("fs"),
+        attributes.get("path"),
+        attributes.get("allowed_exceptions"),
+    )
+
+
+def takes(description: Mapping[str, Any], key: str) -> bool:
+    """Tell whether the engine asks for `key` just as the store itself would; always true of a foreign store."""
+    keys = description.get("keys")
+    return keys is None or not key or keys.fullmatch(key) is not None
+
+
+def bridged(description: Description) -> Description:
+    """Give the description of the same store as a foreign one."""
+    return {"store": description["store"], "place": description["place"]}
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a key or a variable is UTF-8: Python holds any other byte as a lone surrogate."""
+    return re.search("[\ud800-\udfff]", text) is None
+
+
+def _class_of(value: object) -> str:
+    """Name the class of a value; empty where another class only bears the name."""
+    # Subclasses may do anything, so only the classes themselves are taken for what they are.
+    cls = type(value)
+    real = getattr(sys.modules.get(cls.__module__), cls.__qualname__, None)
+    return f"{cls.__module__}.{cls.__qualname__}" if real is cls else ""
+
+
+def _is_changed(value: object) -> bool:
+    """Tell whether methods of the object's class were replaced on the object."""
+    cls = type(value)
+    # fsspec puts a synchronous method on an object for each asynchronous one, whose name has an underscore before it.
+    mirrored = getattr(cls, "async_impl", False)
+    return any(
+        callable(getattr(cls, name, None)) and not (mirrored and hasattr(cls, f"_{name}"))
+        for name in getattr(value, "__dict__", ())
+    )
+
+
+def _local(root: object, keys: re.Pattern[str], *, direct_io: bool) -> Description:
+    return {"root": str(root), "keys": keys, "direct_io": direct_io}
+
+
+def _zarr_local(store: Any, *, direct_io: bool) -> Description:  # noqa: ANN401  # one class, but for mypy
+    # Both join by the rules of the operating system.
+    return _local(Path.cwd() / store.root, _FILE, direct_io=direct_io)
 
 
 def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # obstore need not be there
-    name = type(store).__name__
-    if type(store).__module__ != "obstore.store":
+    module, _, name = _class_of(store).rpartition(".")
+    if module != "obstore.store" or _is_changed(store):
         return None
     if name == "LocalStore":
-        return None if store.prefix is None else _local(store.prefix, direct_io=direct_io)
+        return _obstore_local(store, direct_io=direct_io)
     if name not in _KINDS or getattr(store, "credential_provider", None) is not None:
         return None
     config = _config(store)
-    if config is None:
+    prefix = getattr(store, "prefix", None) or ""
+    if config is None or not (prefix == "" or _PLAIN.fullmatch(prefix)):
         return None
     client_options = dict(store.client_options or {})
     headers = client_options.pop("default_headers", {})
     description = {
         "kind": _KINDS[name],
+        "keys": _PLAIN,
         # Client options that are given stand in place of all that the environment has.
         "environment": _environment(_KINDS[name], client=store.client_options is None),
         "url": store.url if name == "HTTPStore" else "",
-        "prefix": getattr(store, "prefix", None) or "",
+        "prefix": prefix,
         "options": _texts(config),
         "client_options": _texts(client_options),
         "headers": [(key, _bytes(value)) for key, value in headers.items()],
         **_retries(store.retry_config or {}),
     }
-    if _has_odd_values(description):
-        return None
-    return description
+    return None if _has_odd_values(description) else description
+
+
+def _obstore_local(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # obstore need not be there
+    _, settings = store.__getnewargs_ex__()
+    # obstore resolves links once, when the store is made, and removes directories where it is told to.
+    is_plain = store.prefix is not None and store.prefix.is_absolute() and store.prefix.resolve() == store.prefix
+    return _local(store.prefix, _PLAIN, direct_io=direct_io) if is_plain and not settings["automatic_cleanup"] else None
 
 
 def _config(store: Any) -> Mapping[str, Any] | None:  # noqa: ANN401  # obstore need not be there
@@ -115,6 +196,8 @@ def _environment(kind: str, *, client: bool) -> list[tuple[str, str]]:
             for name, value in os.environ.items()
             if (name == prefix if whole else name.startswith(prefix))
             and (client or name.removeprefix(prefix) not in _CLIENT_VARIABLES)
+            # As obstore, which passes over what is not UTF-8.
+            and is_utf8(name + value)
         )
     return found
 
@@ -137,36 +220,53 @@ def _retries(retry: Mapping[str, Any]) -> Description:
 def _fsspec(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # fsspec need not be there
     from zarr.storage._fsspec import ALLOWED_EXCEPTIONS  # noqa: PLC0415  # imports fsspec
 
-    filesystem = getattr(store.fs, "sync_fs", store.fs)
-    options = dict(filesystem.storage_options)
-    if store.allowed_exceptions != ALLOWED_EXCEPTIONS or filesystem.storage_args:
+    filesystem = _unwrapped(store.fs)
+    if store.allowed_exceptions != ALLOWED_EXCEPTIONS or filesystem is None or filesystem.storage_args:
         return None
-    match f"{type(filesystem).__module__}.{type(filesystem).__name__}":
-        case "fsspec.implementations.local.LocalFileSystem" if not set(options) - {"asynchronous", "loop"}:
+    # As zarr does before it joins a key to it.
+    root = store.path.rstrip("/")
+    options = dict(filesystem.storage_options)
+    is_plain = not set(options) - {"asynchronous", "loop"}
+    match _class_of(filesystem):
+        case "fsspec.implementations.local.LocalFileSystem" if is_plain:
             # Any other path is fsspec's to resolve.
-            is_absolute = store.path.startswith("/") and store.path.strip("/")
-            return _local(store.path, direct_io=direct_io) if is_absolute else None
-        case "fsspec.implementations.http.HTTPFileSystem" if not set(options) - {"asynchronous", "loop"}:
-            return _http(store.path)
+            is_absolute = root.startswith("/") and _FILE.fullmatch(root[1:])
+            return _local(root, _PLAIN, direct_io=direct_io) if is_absolute else None
+        case "fsspec.implementations.http.HTTPFileSystem" if is_plain:
+            return _http(root)
         case "s3fs.core.S3FileSystem":
-            bucket, prefix, _ = filesystem.split_path(store.path)
-            return _s3fs(bucket, prefix, options)
+            return _s3fs(root, options)
     return None
 
 
+def _unwrapped(filesystem: Any) -> Any:  # noqa: ANN401  # fsspec need not be there
+    """Give the file system that does the work; None where something else may be done on the way."""
+    if _class_of(filesystem) == "fsspec.implementations.asyn_wrapper.AsyncFileSystemWrapper":
+        inner = filesystem.sync_fs
+        # The wrapper's methods are made for each object.
+        methods = {"_cat_file": inner.cat_file, "_pipe_file": inner.pipe_file, "_rm": inner.rm}
+        is_plain = getattr(filesystem, "semaphore", None) is None and all(
+            getattr(getattr(filesystem, name), "__wrapped__", None) == method for name, method in methods.items()
+        )
+        filesystem = inner if is_plain else None
+    return None if _is_changed(filesystem) else filesystem
+
+
 def _http(url: str) -> Description | None:
-    if not url.startswith(("http://", "https://")) or "?" in url or "@" in url:
+    # aiohttp heeds no proxy of the environment.
+    if not _URL.fullmatch(url) or _has_proxy():
         return None
-    return {"kind": "http", "url": url, "client_options": [("allow_http", "true")]}
+    return {"kind": "http", "keys": _PLAIN, "url": url, "client_options": [("allow_http", "true")]}
 
 
-def _s3fs(bucket: str, prefix: str, options: dict[str, Any]) -> Description | None:
+def _s3fs(root: str, options: dict[str, Any]) -> Description | None:
     client = options.get("client_kwargs") or {}
     if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
         return None
+    bucket, _, prefix = root.partition("/")
     endpoint = options.get("endpoint_url") or client.get("endpoint_url")
-    if not bucket or ":" in bucket:
-        # An access point has a name of another form.
+    is_plain = _BUCKET.fullmatch(bucket) and (root == bucket or _PLAIN.fullmatch(prefix))
+    if not is_plain or (endpoint is not None and not _ENDPOINT.fullmatch(endpoint)):
         return None
     if "AWS_CA_BUNDLE" in os.environ and not str(endpoint).startswith("http://"):
         # Certificates that boto alone heeds.
@@ -189,12 +289,14 @@ def _s3fs(bucket: str, prefix: str, options: dict[str, Any]) -> Description | No
         # boto would look for credentials in places of its own.
         return None
     allow_http = "true" if str(endpoint).startswith("http://") else "false"
-    return {
+    description = {
         "kind": "s3",
-        "prefix": prefix.strip("/"),
+        "keys": _PLAIN,
+        "prefix": prefix,
         "options": _texts(settings),
         "client_options": [("allow_http", allow_http)],
     }
+    return None if _has_odd_values(description) else description
 
 
 def _boto_may_know_an_endpoint() -> bool:
@@ -211,6 +313,11 @@ def _boto_may_know_an_endpoint() -> bool:
         if "endpoint_url" in text:
             return True
     return False
+
+
+def _has_proxy() -> bool:
+    """Tell whether the environment names a proxy, which clients heed each in a way of its own."""
+    return any(name.lower() in {"http_proxy", "https_proxy", "all_proxy"} for name in os.environ)
 
 
 def _texts(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from zarr.abc.codec import CodecPipeline
 from zarr.codecs._v2 import V2Codec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.metadata import ArrayV2Metadata
 from zarr.errors import ZarrUserWarning
@@ -30,7 +31,7 @@ from zarr.storage import StorePath
 from zarrs_async import _rust
 from zarrs_async._config import Options
 from zarrs_async._stats import count_fallback
-from zarrs_async._stores import Description, describe
+from zarrs_async._stores import Description, bridged, describe, is_utf8, place, takes
 from zarrs_async.exceptions import ShutdownError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -66,10 +67,19 @@ if hasattr(os, "register_at_fork"):
 class _Native:
     """The engine's array for one store, made in one process."""
 
-    store: Store
+    description: Description
     generation: int
     array: _rust.NativeArray | None
     cause: str
+
+    def serves(self, store: Store, key: str) -> bool:
+        """Tell whether this is the array of a store that is still where it was, and reaches `key` in it."""
+        return (
+            self.description["store"] is store
+            and self.generation == _generation
+            and self.description["place"] == place(store)
+            and takes(self.description, key)
+        )
 
 
 @dataclass
@@ -264,9 +274,9 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         store = self.store if getter is None else getattr(getter, "store", None)
         if self.metadata is None or store is None or not isinstance(getter, StorePath | None):
             return None, ""
-        native = self._native
-        if native is None or native.store is not store or native.generation != _generation:
-            native = self._native = self._make(store)
+        native, key = self._native, "" if getter is None else getter.path
+        if native is None or not native.serves(store, key):
+            native = self._native = self._make(self.metadata, store, key)
         if native.array is not None and not isinstance(buffer.as_ndarray_like(), np.ndarray):
             return None, f"buffers of {type(buffer).__name__}"
         return native.array, native.cause
@@ -287,21 +297,23 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             )
         return None
 
-    def _make(self, store: Store) -> _Native:
-        metadata = self.metadata
-        if metadata is None:
-            return _Native(store, _generation, None, "pipelines without metadata")
+    def _make(self, metadata: ArrayMetadata, store: Store, key: str) -> _Native:
         if _configured != _generation:
             # A forked child has an engine of its own.
             _apply(self.options)
-        description = self._description if store is self.store else None
+        known = self._description
+        if known is None or known["store"] is not store or known["place"] != place(store):
+            known = describe(store, direct_io=self.options.direct_io)
+        # All keys of an array are spelled alike but where its own way of naming chunks is not zarr's.
+        description = known if takes(known, key) and _names_chunks_as_zarr(metadata) else bridged(known)
         try:
-            array = _native_array(
-                metadata, description or describe(store, direct_io=self.options.direct_io), self.options
-            )
+            if not is_utf8(key):
+                msg = "keys that are not UTF-8"
+                raise UnsupportedError(msg)
+            array = _native_array(metadata, description, self.options)
         except NotImplementedError as unsupported:
-            return _Native(store, _generation, None, str(unsupported))
-        return _Native(store, _generation, array, "")
+            return _Native(description, _generation, None, str(unsupported))
+        return _Native(description, _generation, array, "")
 
 
 async def _run(
@@ -388,6 +400,12 @@ def _evolved(codecs: Iterable[Codec], spec: ArraySpec) -> BatchedCodecPipeline:
         evolved.append(codec.evolve_from_array_spec(array_spec=spec))
         spec = evolved[-1].resolve_metadata(spec)
     return BatchedCodecPipeline.from_codecs(evolved)
+
+
+def _names_chunks_as_zarr(metadata: ArrayMetadata) -> bool:
+    """Tell whether the names of chunks are numbers and separators."""
+    encoding = getattr(metadata, "chunk_key_encoding", None)
+    return encoding is None or type(encoding) in (DefaultChunkKeyEncoding, V2ChunkKeyEncoding)
 
 
 def _native_array(metadata: ArrayMetadata, description: Description, options: Options) -> _rust.NativeArray:
