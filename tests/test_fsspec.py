@@ -350,6 +350,64 @@ async def test_s3_where_botos_files_name_an_endpoint_is_bridged(
     assert not is_native(describe(opened("s3", "bucket/prefix", **options)))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("AWS_DEFAULT_REGION", "eu-west-1"), ("AWS_REGION", "eu-west-1"), ("AWS_PROFILE", "default")]
+)
+async def test_s3_with_an_endpoint_and_no_region_is_bridged_where_the_environment_may_have_one(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for variable in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+    options: dict[str, Any] = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
+    assert is_native(describe(opened("s3", "bucket/prefix", **options)))
+    monkeypatch.setenv(name, value)
+    assert not is_native(describe(opened("s3", "bucket/prefix", **options)))
+
+
+@pytest.mark.parametrize("variable", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
+@pytest.mark.parametrize(
+    ("text", "native"),
+    [
+        ("", True),
+        ("# nothing\n[default]\naws_access_key_id = x\n\noutput=json\n", True),
+        ("[default]\nregion = eu-west-1\n", False),
+        ("[default]\nrequest_checksum_calculation = when_required\n", False),
+        ("[default]\ns3 =\n  addressing_style = virtual\n", False),
+    ],
+)
+async def test_s3_with_an_endpoint_is_native_where_botos_files_say_nothing_of_it(  # noqa: PLR0913  # fixtures too
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, text: str, *, native: bool
+) -> None:
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    (tmp_path / variable).write_text(text)
+    options: dict[str, Any] = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
+    assert is_native(describe(opened("s3", "bucket/prefix", **options))) == native
+
+
+@pytest.mark.parametrize(
+    ("region", "native"),
+    [
+        *[(region, True) for region in ("us-east-1", "eu-central-1", "ap-southeast-2", "us-gov-west-1")],
+        *[(region, False) for region in ("cn-north-1", "us-iso-east-1", "eusc-de-east-1", "aws-global", "auto")],
+    ],
+)
+async def test_s3_of_amazon_is_native_in_regions_of_its_usual_domain(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch, region: str, *, native: bool
+) -> None:
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    options: dict[str, Any] = {"key": "a", "secret": "b", "client_kwargs": {"region_name": region}}
+    assert is_native(describe(opened("s3", "bucket/prefix", **options))) == native
+
+
+async def test_s3_with_two_endpoints_is_bridged(opened: Opener) -> None:
+    options: dict[str, Any] = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
+    client = {"endpoint_url": "http://127.0.0.1:2"}
+    assert not is_native(describe(opened("s3", "bucket/prefix", **options, client_kwargs=client)))
+
+
 async def test_store_with_exceptions_of_its_own_for_missing_keys_is_bridged(opened: Opener) -> None:
     filesystem = opened("http", "http://127.0.0.1:1/a").fs
     store = FsspecStore(filesystem, path="http://127.0.0.1:1/a", allowed_exceptions=(FileNotFoundError,))

@@ -15,6 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zarrs_async import _boto
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -264,16 +266,12 @@ def _s3fs(root: str, options: dict[str, Any]) -> Description | None:
     if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
         return None
     bucket, _, prefix = root.partition("/")
-    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
-    is_plain = _BUCKET.fullmatch(bucket) and (root == bucket or _PLAIN.fullmatch(prefix))
-    if not is_plain or (endpoint is not None and not _ENDPOINT.fullmatch(endpoint)):
+    if not _BUCKET.fullmatch(bucket) or not (root == bucket or _PLAIN.fullmatch(prefix)):
         return None
-    if "AWS_CA_BUNDLE" in os.environ and not str(endpoint).startswith("http://"):
-        # Certificates that boto alone heeds.
-        return None
-    region = client.get("region_name")
-    if not endpoint and (not region or _boto_may_know_an_endpoint()):
-        # boto would look for them, and follow redirects.
+    endpoints = {options.get("endpoint_url") or None, client.get("endpoint_url") or None} - {None}
+    endpoint, region = next(iter(endpoints), None), client.get("region_name") or None
+    is_known = len(endpoints) < 2 and (endpoint is None or _ENDPOINT.fullmatch(endpoint))  # noqa: PLR2004  # no two
+    if not is_known or _has_proxy() or not _boto.is_told_all(region=region, endpoint=endpoint):
         return None
     settings = {"aws_bucket": bucket, "aws_region": region or "us-east-1"}
     if endpoint:
@@ -297,22 +295,6 @@ def _s3fs(root: str, options: dict[str, Any]) -> Description | None:
         "client_options": [("allow_http", allow_http)],
     }
     return None if _has_odd_values(description) else description
-
-
-def _boto_may_know_an_endpoint() -> bool:
-    """Whether the environment or boto's files name endpoints."""
-    if any(name.startswith("AWS_ENDPOINT_URL") for name in os.environ):
-        return True
-    files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
-    for variable, default in files.items():
-        try:
-            text = Path(os.environ.get(variable, default)).expanduser().read_text(encoding="utf-8", errors="replace")
-        except (OSError, RuntimeError):
-            # No such file, or no home to look for it in.
-            continue
-        if "endpoint_url" in text:
-            return True
-    return False
 
 
 def _has_proxy() -> bool:
