@@ -136,7 +136,7 @@ async def test_local_is_native_and_comes_back_as_it_went(
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "a", mode="r")[:], expected)
 
 
-class Inverting(LocalFileSystem):
+class Inverting(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Keeps each byte's complement, as a file system that encrypts would."""
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
@@ -148,7 +148,7 @@ class Inverting(LocalFileSystem):
         super().pipe_file(path, inverted(value), mode)
 
 
-class InvertingWrapper(AsyncFileSystemWrapper):
+class InvertingWrapper(AsyncFileSystemWrapper):  # type: ignore[misc]  # fsspec has no types
     """Does the same around a file system that does not."""
 
     def __init__(self, fs: Any, **options: Any) -> None:
@@ -163,7 +163,7 @@ class InvertingWrapper(AsyncFileSystemWrapper):
         self.sync_fs.pipe_file(path, inverted(value))
 
 
-class Inside(AsyncFileSystem):
+class Inside(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Has a file system under the name by which a wrapper has it, and is none."""
 
     def __init__(self, fs: Any, **options: Any) -> None:

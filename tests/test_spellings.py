@@ -9,7 +9,7 @@ import itertools
 import os
 import posixpath
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,10 @@ from obstore.store import HTTPStore
 from obstore.store import LocalStore as ObstoreLocalStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import Buffer
+from zarr.core.chunk_key_encodings import ChunkKeyEncoding
 from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
+from zarr.registry import register_chunk_key_encoding
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath
 
 if TYPE_CHECKING:
@@ -192,7 +194,6 @@ def test_array_is_where_the_store_has_it(
         array = array_at(store, path)
     except Exception:  # noqa: BLE001  # what the store or zarr refuses is no spelling
         assume(False)  # noqa: FBT003  # hypothesis's word
-        return
     key = f"{array.store_path.path}/c/0".lstrip("/")
     for name, content in around(f"{root}/{key}").items():
         place.plant(name, content)
@@ -215,6 +216,31 @@ def test_plain_spelling_is_native(places: Callable[[], Place], segment: str) -> 
     sync(array.setitem(..., WRITTEN))
     pipeline: Any = array.codec_pipeline
     assert not pipeline._native.array.bridged
+
+
+@dataclass(frozen=True)
+class Escaped(ChunkKeyEncoding):
+    """Names some chunks in a way in which stores differ."""
+
+    name = "zarrs_async.escaped"
+
+    def encode_chunk_key(self, chunk_coords: tuple[int, ...]) -> str:
+        """Give the key of a chunk."""
+        return "c/" + ".".join(f"{number}" if number == 0 else f"%3{number}" for number in chunk_coords)
+
+
+def test_array_that_names_its_chunks_by_itself_is_bridged(range_server: RangeServer) -> None:
+    register_chunk_key_encoding(Escaped.name, Escaped)
+    store = FsspecStore(fsspec.filesystem("http", asynchronous=True, skip_instance_cache=True), path=range_server.url)
+    array = array_at(store, "a")
+    metadata = replace(array.metadata, chunk_key_encoding=Escaped(), shape=(2 * LENGTH,))
+    array = zarr.AsyncArray(metadata=metadata, store_path=array.store_path)
+    (range_server.root / "a/c").mkdir(parents=True)
+    (range_server.root / "a/c/0").write_bytes(b"abcd")
+    # Where `%31` leads, as fsspec writes URLs.
+    (range_server.root / "a/c/1").write_bytes(b"efgh")
+    assert outcome(array.getitem(...)) == b"abcdefgh"
+    sync(store.fs._session.close())
 
 
 def test_key_that_is_not_utf8_is_read_by_the_default_pipeline(tmp_path: Path, pipeline: ModuleType) -> None:

@@ -84,8 +84,8 @@ def place(store: Store) -> tuple[object, ...]:
     """
     attributes = getattr(store, "__dict__", {})
     root = attributes.get("root")
-    # A relative root is one of the working directory, wherever that is by now.
-    directory = Path.cwd() if isinstance(root, Path) and not root.is_absolute() else None
+    # A relative root is one of the working directory, wherever that is now. A path for it would take ten times as long.
+    directory = os.getcwd() if isinstance(root, Path) and not root.is_absolute() else None  # noqa: PTH109
     return (
         root,
         directory,
