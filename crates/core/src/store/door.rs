@@ -4,6 +4,7 @@
 //! retry, bounds what is taken of a body, and makes a `206` of the `200` with which some servers answer a range
 //! they ignore.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,10 +110,11 @@ impl HttpConnector for Connector {
 }
 
 /// What the environment says of proxies, which a client heeds when it is made.
-fn proxies() -> Vec<(String, String)> {
+fn proxies() -> Vec<(OsString, OsString)> {
     let names = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
-    std::env::vars()
-        .filter(|(name, _)| names.contains(&name.to_ascii_lowercase().as_str()))
+    // `vars` panics at a variable that is not UTF-8, and shows it.
+    std::env::vars_os()
+        .filter(|(name, _)| names.iter().any(|proxy| name.eq_ignore_ascii_case(proxy)))
         .collect()
 }
 
