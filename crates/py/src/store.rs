@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
-use zarrs_async_core::{Awaited, Error, LocalStore, RemoteConfig, RemoteKind, Store};
+use zarrs_async_core::{Awaited, LocalStore, RemoteConfig, RemoteKind, Store};
 
 use crate::bridge::PyStore;
 use crate::errors;
@@ -65,12 +65,11 @@ impl Description {
             retry_timeout_ms: number("retry_timeout_ms")?,
             backoff_ms: get("backoff_ms")?.map_or(Ok(None), |value| value.extract())?,
         };
-        match process.engine.remote(&config) {
-            Ok(_) => Ok(Self::Remote(config)),
-            // A setting that is not known here: the store itself knows what to do with it.
-            Err(Error::Unsupported(_)) => Ok(Self::Foreign(Arc::new(store.unbind()))),
-            Err(error) => Err(errors::raise(&error)),
-        }
+        Ok(match process.engine.remote(&config) {
+            Ok(_) => Self::Remote(config),
+            // Whatever is not taken here, the store itself knows what to do with it.
+            Err(_) => Self::Foreign(Arc::new(store.unbind())),
+        })
     }
 
     /// The engine's store; a foreign one is called on the loop of `locals`.

@@ -32,19 +32,6 @@ const FROM_ENVIRONMENT: &[ClientConfigKey] = &[
     ClientConfigKey::ProxyExcludes,
 ];
 
-/// Settings that choose whose buckets are meant.
-const ENDPOINTS: &[&str] = &[
-    "endpoint",
-    "endpoint_url",
-    "aws_endpoint",
-    "aws_endpoint_url",
-    "azure_endpoint",
-    "account_name",
-    "azure_storage_account_name",
-    "base_url",
-    "google_base_url",
-];
-
 /// Which protocol a remote store speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RemoteKind {
@@ -130,10 +117,11 @@ impl RemoteConfig {
         let retry = self.retry();
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
-        let disabled = |name| self.option(&[name]) == "disabled";
-        let conditions = self.kind != RemoteKind::Http
-            && !disabled("aws_conditional_put")
-            && !disabled("conditional_put");
+        let conditions = match self.kind {
+            RemoteKind::S3 => self.setting(&AmazonS3ConfigKey::ConditionalPut) != Some("disabled"),
+            RemoteKind::Gcs | RemoteKind::Azure => true,
+            RemoteKind::Http => false,
+        };
         let (location, base) = self.location();
         Ok(RemoteStore {
             client: self.client(&retry, door)?,
@@ -173,17 +161,19 @@ impl RemoteConfig {
                 made: String::new(),
             },
         };
+        // The services' builders have methods in common, and no trait.
+        macro_rules! built {
+            ($builder:expr) => {{
+                let builder = $builder.with_retry(once).with_http_connector(connector);
+                let store = builder.build().map_err(|error| self.told(&error))?;
+                Ok(Arc::new(store))
+            }};
+        }
         macro_rules! cloud {
             ($builder:ty, $key:ty) => {{
                 let mut builder = <$builder>::new();
-                for (name, value) in &self.environment {
-                    // Other programs have variables of this kind too.
-                    if let Ok(key) = name.to_ascii_lowercase().parse::<$key>() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                for (name, value) in self.defaults().iter().chain(&self.options) {
-                    builder = builder.with_config(parse::<$key>(name)?, value);
+                for (key, value) in self.settings::<$key>()? {
+                    builder = builder.with_config(key, value);
                 }
                 // `with_client_options` would replace what the environment says.
                 let mut client_options = client_options;
@@ -193,13 +183,7 @@ impl RemoteConfig {
                         client_options = client_options.with_config(*key, value);
                     }
                 }
-                let builder = builder
-                    .with_client_options(client_options)
-                    .with_retry(once)
-                    .with_http_connector(connector);
-                Ok(Arc::new(
-                    builder.build().map_err(|error| self.told(&error))?,
-                ))
+                built!(builder.with_client_options(client_options))
             }};
         }
         match self.kind {
@@ -207,72 +191,25 @@ impl RemoteConfig {
             RemoteKind::Gcs => cloud!(GoogleCloudStorageBuilder, GoogleConfigKey),
             RemoteKind::Azure => cloud!(MicrosoftAzureBuilder, AzureConfigKey),
             RemoteKind::Http => {
-                let builder = HttpBuilder::new()
-                    .with_url(&self.url)
-                    .with_client_options(client_options)
-                    .with_retry(once)
-                    .with_http_connector(connector);
-                Ok(Arc::new(
-                    builder.build().map_err(|error| self.told(&error))?,
-                ))
+                let builder = HttpBuilder::new().with_url(&self.url);
+                built!(builder.with_client_options(client_options))
             }
         }
     }
 
-    /// The store for people: scheme, bucket and prefix.
-    fn name(&self) -> String {
-        let root = match self.kind {
-            RemoteKind::S3 => format!(
-                "s3://{}",
-                self.option(&["bucket", "aws_bucket", "aws_bucket_name", "bucket_name"])
-            ),
-            RemoteKind::Gcs => format!(
-                "gs://{}",
-                self.option(&[
-                    "bucket",
-                    "google_bucket",
-                    "google_bucket_name",
-                    "bucket_name"
-                ])
-            ),
-            RemoteKind::Azure => format!(
-                "az://{}",
-                self.option(&["container_name", "azure_container_name"])
-            ),
-            RemoteKind::Http => without_secrets(&self.url),
-        };
-        format!("{root}/{}", self.prefix)
-            .trim_end_matches('/')
-            .to_owned()
-    }
-
-    /// A number for the place that the store reaches, whatever the settings, and the path within it.
-    fn location(&self) -> (u64, String) {
-        let mut hasher = DefaultHasher::new();
-        self.kind.hash(&mut hasher);
-        if self.kind == RemoteKind::Http {
-            let url = without_secrets(&self.url);
-            let host = url.find("://").map_or(0, |at| at + 3);
-            let path = url[host..].find('/').map_or(url.len(), |at| host + at);
-            url[..path].hash(&mut hasher);
-            return (hasher.finish(), url[path..].to_owned());
-        }
-        let root = Self {
-            prefix: String::new(),
-            ..self.clone()
-        };
-        root.name().hash(&mut hasher);
-        self.option(ENDPOINTS).hash(&mut hasher);
-        (hasher.finish(), String::new())
-    }
-
-    /// The first of these options that is set; empty where none is.
-    fn option(&self, names: &[&str]) -> &str {
-        let set = self
-            .options
-            .iter()
-            .find(|(name, _)| names.contains(&name.as_str()));
-        set.map_or("", |(_, value)| value)
+    /// All settings in their order: each holds against those before it.
+    fn settings<K: FromStr>(&self) -> Result<Vec<(K, &str)>, Error> {
+        // Other programs have variables of this kind too.
+        let environment = self.environment.iter().filter_map(|(name, value)| {
+            let key = name.to_ascii_lowercase().parse().ok()?;
+            Some(Ok((key, value.as_str())))
+        });
+        // One object at a time is deleted here: bulk deletion hides the status of a refusal.
+        let default =
+            (self.kind == RemoteKind::S3).then(|| Ok((parse("aws_disable_bulk_delete")?, "true")));
+        let own = self.options.iter();
+        let own = own.map(|(name, value)| Ok((parse(name)?, value.as_str())));
+        environment.chain(default).chain(own).collect()
     }
 
     /// What a builder says, without the URL and the values that it may repeat.
@@ -288,15 +225,6 @@ impl RemoteConfig {
             }
         }
         invalid(words)
-    }
-
-    /// Settings that hold unless the store has its own.
-    fn defaults(&self) -> Vec<(String, String)> {
-        match self.kind {
-            // One object at a time is deleted here: bulk deletion hides the status of a refusal.
-            RemoteKind::S3 => vec![("aws_disable_bulk_delete".into(), "true".into())],
-            RemoteKind::Gcs | RemoteKind::Azure | RemoteKind::Http => Vec::new(),
-        }
     }
 
     fn retry(&self) -> RetryConfig {
@@ -353,23 +281,10 @@ fn invalid(error: impl std::fmt::Display) -> Error {
     Error::invalid(format!("the store cannot be opened: {error}"))
 }
 
-/// The URL without user, password and query.
-fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or(url);
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = host.rsplit('@').next().unwrap_or(host);
-            format!("{scheme}://{host}/{path}")
-                .trim_end_matches('/')
-                .to_owned()
-        }
-        None => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::pace::Pace;
 
@@ -446,14 +361,161 @@ mod tests {
         };
         let root = store("http://localhost:1", "");
         for (other, key) in [
-            (store("http://u:p@localhost:1/a/", ""), "b/c/0"),
-            (store("http://localhost:1/a?x=1", "b"), "c/0"),
+            (store("http://u:p@localhost:1/a", ""), "b/c/0"),
+            (store("HTTP://LocalHost:01/x/../a?x=1", "b"), "c/0"),
+            (store("http://localhost:1/%61", "b"), "c/0"),
         ] {
             assert_eq!(root.location(), other.location());
             assert_eq!(root.full_path("a/b/c/0"), other.full_path(key));
             assert_ne!(root.identity(), other.identity());
         }
         assert_ne!(root.location(), store("http://localhost:2", "").location());
+    }
+
+    #[test]
+    fn two_objects_never_have_one_name() {
+        let door = door();
+        let name = |url: &str| {
+            let plain = config(RemoteKind::Http, &[]);
+            let config = RemoteConfig {
+                url: url.into(),
+                prefix: String::new(),
+                ..plain
+            };
+            let store = config.build(&door).unwrap();
+            (store.location(), store.full_path("c/0"))
+        };
+        // Each is asked for at another path.
+        let urls = [
+            "a", "a/", "a//", "/a", "A", "a%2Fb", "a/b", "a%2fb", "a//b", "a%25", "a%2525",
+        ];
+        let names: HashSet<_> = urls
+            .map(|path| name(&format!("http://localhost:1/{path}")))
+            .into();
+        assert_eq!(urls.len(), names.len());
+    }
+
+    #[test]
+    fn one_bucket_has_one_place_however_it_is_spelled() {
+        type Settings = &'static [(&'static str, &'static str)];
+        let place = |kind, options: Settings, environment: Settings| {
+            let owned = |pairs: Settings| {
+                let owned = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+                owned.collect::<Vec<(String, String)>>()
+            };
+            let config = RemoteConfig {
+                options: owned(options),
+                environment: owned(environment),
+                ..config(kind, &[])
+            };
+            config.location()
+        };
+        let groups: &[(RemoteKind, &[(Settings, Settings)])] = &[
+            (
+                RemoteKind::S3,
+                &[
+                    (&[("aws_bucket", "b"), ("aws_region", "eu-west-1")], &[]),
+                    (&[("bucket", "b")], &[("AWS_REGION", "eu-west-2")]),
+                    (
+                        &[
+                            ("bucket_name", "b"),
+                            ("endpoint", "https://s3.eu-west-1.amazonaws.com"),
+                        ],
+                        &[],
+                    ),
+                    (
+                        &[
+                            ("bucket", "b"),
+                            ("endpoint", "https://b.s3.eu-west-1.amazonaws.com/"),
+                            ("virtual_hosted_style_request", "true"),
+                        ],
+                        &[],
+                    ),
+                ],
+            ),
+            (
+                RemoteKind::S3,
+                &[
+                    (&[("bucket", "b"), ("endpoint", "http://Host:80/")], &[]),
+                    (
+                        &[("bucket", "b")],
+                        &[("AWS_ENDPOINT_URL_S3", "http://host")],
+                    ),
+                    (
+                        &[("bucket", "b"), ("aws_endpoint_url", "http://u:p@host?x")],
+                        &[("AWS_ENDPOINT", "http://other")],
+                    ),
+                ],
+            ),
+            (
+                RemoteKind::S3,
+                &[(&[("bucket", "b"), ("endpoint", "http://host:81")], &[])],
+            ),
+            (
+                RemoteKind::S3,
+                &[(&[("bucket", "b"), ("endpoint", "http://host/sub")], &[])],
+            ),
+            (
+                RemoteKind::S3,
+                &[(&[("bucket", "B"), ("endpoint", "http://host")], &[])],
+            ),
+            (
+                RemoteKind::S3,
+                &[(
+                    &[
+                        ("bucket", "b"),
+                        ("endpoint", "https://s3.cn-north-1.amazonaws.com.cn"),
+                    ],
+                    &[],
+                )],
+            ),
+            (
+                RemoteKind::Gcs,
+                &[
+                    (&[("bucket", "b")], &[]),
+                    (
+                        &[("google_bucket", "b")],
+                        &[("GOOGLE_BASE_URL", "https://storage.googleapis.com/")],
+                    ),
+                ],
+            ),
+            (
+                RemoteKind::Gcs,
+                &[(&[("bucket", "b"), ("base_url", "http://host")], &[])],
+            ),
+            (
+                RemoteKind::Azure,
+                &[
+                    (&[("container_name", "b"), ("account_name", "a")], &[]),
+                    (
+                        &[
+                            ("azure_container_name", "b"),
+                            ("endpoint", "https://a.blob.core.windows.net/"),
+                        ],
+                        &[("AZURE_STORAGE_ACCOUNT_NAME", "other")],
+                    ),
+                ],
+            ),
+            (
+                RemoteKind::Azure,
+                &[(&[("container_name", "b"), ("account_name", "c")], &[])],
+            ),
+            (
+                RemoteKind::Azure,
+                &[(&[("container_name", "c"), ("account_name", "a")], &[])],
+            ),
+        ];
+        let mut places = HashSet::new();
+        for (kind, spellings) in groups {
+            let [first, others @ ..] = *spellings else {
+                continue;
+            };
+            let known = place(*kind, first.0, first.1);
+            for other in others {
+                assert_eq!(known, place(*kind, other.0, other.1), "{other:?}");
+            }
+            assert!(places.insert(known), "{first:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod build;
 mod door;
 mod hedge;
 mod local;
+mod location;
 mod remote;
 mod retry;
 

@@ -1,0 +1,145 @@
+//! The place that a remote store reaches: a number for whoever locks its objects, and a name for people.
+//!
+//! Both are made of the settings that say where objects are, never of those that say who asks for them.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::str::FromStr;
+
+use object_store::aws::AmazonS3ConfigKey;
+use object_store::azure::AzureConfigKey;
+use object_store::gcp::GoogleConfigKey;
+use object_store::path::Path;
+use url::Url;
+
+use super::{RemoteConfig, RemoteKind};
+
+/// Buckets of Amazon's usual domain have one name for all regions and addresses.
+const AMAZON: &str = "https://s3.amazonaws.com";
+const GOOGLE: &str = "https://storage.googleapis.com";
+
+impl RemoteConfig {
+    /// Names the store to people: scheme, bucket and prefix.
+    pub(super) fn name(&self) -> String {
+        let bucket = self.bucket();
+        let root = match self.kind {
+            RemoteKind::S3 => format!("s3://{bucket}"),
+            RemoteKind::Gcs => format!("gs://{bucket}"),
+            RemoteKind::Azure => format!("az://{bucket}"),
+            RemoteKind::Http => endpoint(&self.url),
+        };
+        format!("{root}/{}", self.prefix)
+            .trim_end_matches('/')
+            .to_owned()
+    }
+
+    /// A number for the place, one for all spellings of it, and the path within it at which the store begins.
+    ///
+    /// The prefix is not part of either. Nor is a URL's query, which is taken for a credential.
+    pub(super) fn location(&self) -> (u64, String) {
+        let (service, base) = self.service();
+        let mut hasher = DefaultHasher::new();
+        (self.kind, service, self.bucket()).hash(&mut hasher);
+        (hasher.finish(), base)
+    }
+
+    /// The setting that holds: the store's own before the environment's.
+    pub(super) fn setting<K: FromStr + PartialEq>(&self, key: &K) -> Option<&str> {
+        let is_meant = |(name, _): &&(String, String)| {
+            let named = name.to_ascii_lowercase().parse::<K>();
+            named.is_ok_and(|named| named == *key)
+        };
+        let own = self.options.iter().rev().find(is_meant);
+        own.or_else(|| self.environment.iter().rev().find(is_meant))
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn bucket(&self) -> &str {
+        let bucket = match self.kind {
+            RemoteKind::S3 => self.setting(&AmazonS3ConfigKey::Bucket),
+            RemoteKind::Gcs => self.setting(&GoogleConfigKey::Bucket),
+            RemoteKind::Azure => self.setting(&AzureConfigKey::ContainerName),
+            RemoteKind::Http => None,
+        };
+        bucket.unwrap_or_default()
+    }
+
+    /// Whose buckets are meant, and the path at which an HTTP store begins.
+    fn service(&self) -> (String, String) {
+        let service = match self.kind {
+            RemoteKind::Http => return http_service(&self.url),
+            RemoteKind::S3 => self.s3_service(),
+            RemoteKind::Gcs => endpoint(self.setting(&GoogleConfigKey::BaseUrl).unwrap_or(GOOGLE)),
+            RemoteKind::Azure => {
+                let account = self.setting(&AzureConfigKey::AccountName);
+                let default = format!(
+                    "https://{}.blob.core.windows.net",
+                    account.unwrap_or_default()
+                );
+                let named = endpoint(self.setting(&AzureConfigKey::Endpoint).unwrap_or(&default));
+                // Other clouds under the same name.
+                let emulator = self.setting(&AzureConfigKey::UseEmulator);
+                let fabric = self.setting(&AzureConfigKey::UseFabricEndpoint);
+                format!("{named} {emulator:?} {fabric:?}")
+            }
+        };
+        (service, String::new())
+    }
+
+    fn s3_service(&self) -> String {
+        let own = self.setting(&AmazonS3ConfigKey::S3Endpoint);
+        let Some(named) = own.or_else(|| self.setting(&AmazonS3ConfigKey::Endpoint)) else {
+            return AMAZON.to_owned();
+        };
+        let Ok(mut url) = Url::parse(named) else {
+            return String::new();
+        };
+        if is_true(self.setting(&AmazonS3ConfigKey::VirtualHostedStyleRequest)) {
+            // The bucket stands in the host then.
+            let host = url.host_str().unwrap_or_default();
+            let rest = host
+                .strip_prefix(self.bucket())
+                .and_then(|rest| rest.strip_prefix('.'));
+            if let Some(rest) = rest.map(str::to_owned) {
+                url.set_host(Some(&rest)).ok();
+            }
+        }
+        let host = url.host_str().unwrap_or_default();
+        if host.starts_with("s3.") && host.ends_with(".amazonaws.com") {
+            return AMAZON.to_owned();
+        }
+        endpoint(url.as_str())
+    }
+}
+
+/// Scheme, host, port and path of a URL, as every spelling of them comes out: no user, no password, no query.
+/// Nothing of what is no URL, which no store can be made with.
+fn endpoint(url: &str) -> String {
+    Url::parse(url).map_or_else(
+        |_| String::new(),
+        |url| {
+            let origin = url.origin().ascii_serialization();
+            format!("{origin}{}", url.path().trim_end_matches('/'))
+        },
+    )
+}
+
+/// The server of a URL, and the path that objects have there below the store's.
+fn http_service(url: &str) -> (String, String) {
+    let Ok(url) = Url::parse(url) else {
+        return Default::default();
+    };
+    let (origin, path) = (url.origin().ascii_serialization(), url.path());
+    // An empty segment is one to a server, and so is an escaped slash: no path that is cut at slashes names them.
+    let is_cut =
+        path.contains("%2F") || path.contains("%2f") || (path.len() > 1 && path.ends_with('/'));
+    match Path::from_url_path(path) {
+        Ok(base) if !is_cut => (origin, base.to_string()),
+        _ => (format!("{origin}{path}"), String::new()),
+    }
+}
+
+/// Whether `object_store` takes the value for true.
+fn is_true(value: Option<&str>) -> bool {
+    let value = value.map(str::to_ascii_lowercase);
+    matches!(value.as_deref(), Some("1" | "true" | "on" | "yes" | "y"))
+}
