@@ -9,6 +9,7 @@ import pytest
 import zarr
 from hypothesis import settings
 
+from support import cloud
 from support.servers import RangeServer, S3Server
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def range_server(range_process: RangeServer, tmp_path: Path) -> RangeServer:
     root = tmp_path / "served"
     root.mkdir()
     range_process.serve(root)
+    return range_process
+
+
+@pytest.fixture
+def cloud_server(range_process: RangeServer) -> RangeServer:
+    """Have the range server serve GCS and Azure, both empty, at a new URL, and all counts at zero."""
+    cloud.serve(range_process)
     return range_process
 
 

@@ -131,10 +131,18 @@ class RangeServer:
 
     def serve(self, root: Path) -> None:
         """Serve another directory, at a URL that was never used before, and reset everything."""
-        self._mounts += 1
-        self._post("serve", {"root": str(root), "mount": f"root{self._mounts}"})
-        self._mount = f"/root{self._mounts}"
+        self._post("serve", {"root": str(root), "mount": self._new_mount()})
         self.root = root
+
+    def serve_cloud(self, modulus: str) -> None:
+        """Serve GCS and Azure, both empty, at a URL that was never used before, and reset everything.
+
+        Parameters
+        ----------
+        modulus
+            Of the RSA key of GCS's service account, in hexadecimal.
+        """
+        self._post("serve", {"modulus": modulus, "mount": self._new_mount()})
 
     def stats(self) -> Stats:
         """Return all counts since the last reset."""
@@ -206,6 +214,11 @@ class RangeServer:
     async def wait_async(self, *, timeout_s: float = 10.0, idle: bool = False, **at_least: int) -> Stats:
         """Like `wait`, while the event loop goes on."""
         return await asyncio.to_thread(self.wait, timeout_s=timeout_s, idle=idle, **at_least)
+
+    def _new_mount(self) -> str:
+        self._mounts += 1
+        self._mount = f"/root{self._mounts}"
+        return self._mount[1:]
 
     def _post(self, command: str, options: dict[str, Any] | None = None) -> None:
         self._call("POST", command, options or {})

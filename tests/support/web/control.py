@@ -64,7 +64,7 @@ def _do(state: State, method: str, command: str, options: dict[str, Any]) -> Res
         case "POST", "reset-counts":
             state.counters.reset()
         case "POST", "serve":
-            state.serve(Path(options["root"]), options["mount"])
+            _serve(state, **options)
         case "POST", "config":
             rules = options.pop("rules", None)
             state.change(**options)
@@ -77,6 +77,13 @@ def _do(state: State, method: str, command: str, options: dict[str, Any]) -> Res
         case _:
             return json_response(HTTPStatus.NOT_FOUND, {"error": f"no such command: {method} {command}"})
     return json_response(HTTPStatus.OK, state.stats())
+
+
+def _serve(state: State, mount: str, root: str | None = None, modulus: str = "") -> None:
+    if root is None:
+        state.serve_cloud(mount, int(modulus, 16))
+    else:
+        state.serve(Path(root), mount)
 
 
 def _wait(state: State, options: dict[str, str], reply: Callable[[Response], None]) -> object:

@@ -72,7 +72,7 @@ class Exchange:
     def start(self) -> None:
         """Have the answer ready to be sent, cut short where a rule says so."""
         if self._is_authorized():
-            self.response = spoiled_answer(self.request, self.struck, self._state.directory)
+            self.response = spoiled_answer(self.request, self.struck, self._state.answer)
         else:
             self.response = Response(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Basic"})
         self.head = self.response.head()
@@ -111,10 +111,10 @@ class Exchange:
             return
         path = rule.target or self.request.path
         if rule.source is not None:
-            self._state.directory.put(path, Path(rule.source).read_bytes())
+            self._state.objects.put(path, Path(rule.source).read_bytes())
         else:
             with contextlib.suppress(FileNotFoundError):
-                self._state.directory.delete(path)
+                self._state.objects.delete(path)
 
     def end(self, *, aborted: bool) -> None:
         """Free what is held, and count the request as answered or aborted; once."""

@@ -35,7 +35,9 @@ MAX_STREAMS = 1000
 
 
 class H2ServerConnection(asyncio.Protocol):
-    """One client connection. Of the rules, ``reset`` and ``truncate`` reset the stream; the link has no limit here.
+    """One client connection.
+
+    Of the rules, ``reset``, ``lose_answer`` and ``truncate`` reset the stream; the link has no limit here.
 
     ``lose_answer`` and ``endless`` are known to HTTP/1.1 alone.
 
@@ -134,7 +136,10 @@ class H2ServerConnection(asyncio.Protocol):
             self._reset(stream)
         else:
             exchange.start()
-            self._send_head(stream, exchange)
+            if "lose_answer" in exchange.struck:
+                self._reset(stream)
+            else:
+                self._send_head(stream, exchange)
         self._pump()
 
     def _send_head(self, stream: int, exchange: Exchange) -> None:

@@ -80,13 +80,17 @@ class EndlessBody:
 
 @dataclass(slots=True)
 class Request:
-    """One request; header names are in lower case, the path is decoded and has no leading slash."""
+    """One request; header names are in lower case, the path is decoded and has no leading slash.
+
+    `target` is the path as it arrived over HTTP/1.1, encoded: signatures are over that.
+    """
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
     body: bytes = b""
+    target: str = ""
 
     @property
     def body_nbytes(self) -> int:
@@ -162,7 +166,7 @@ def parse_head(unread: bytearray) -> Request | None:
         msg = "a body needs a Content-Length"
         raise BadRequestError(msg)
     target, _, query = words[1].partition("?")
-    return Request(words[0], unquote(target).lstrip("/"), query, headers)
+    return Request(words[0], unquote(target).lstrip("/"), query, headers, target=target)
 
 
 def parse_range(header: str | None, nbytes: int) -> tuple[int, int] | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from .message import BytesBody, EndlessBody, ExtendedBody, Response
-from .site import answer
 
 if TYPE_CHECKING:
-    from .files import Directory
     from .message import Request
+
+Spoiled = Callable[["Request", Callable[["Request"], Response]], Response]
+"""Answers a request by asking something else, unless a rule is in the way."""
 
 Action = Literal[
     "delay",
@@ -142,7 +144,7 @@ def _applies(rule: Rule, path: re.Pattern[str], request: Request) -> bool:
     return path.search(request.path) is not None
 
 
-def spoiled_answer(request: Request, struck: dict[Action, Rule], directory: Directory) -> Response:
+def spoiled_answer(request: Request, struck: dict[Action, Rule], answer: Callable[[Request], Response]) -> Response:
     """Answer as the rules that struck want it; what concerns the connection is not seen to here."""
     refusal = struck.get("status") or struck.get("refuse_suffix")
     if "ignore_range" in struck:
@@ -150,7 +152,7 @@ def spoiled_answer(request: Request, struck: dict[Action, Rule], directory: Dire
     if refusal is not None:
         response = Response(refusal.status, dict(refusal.headers), BytesBody(refusal.body.encode("latin-1")))
     else:
-        response = answer(request, directory)
+        response = answer(request)
     _spoil_head(response, struck)
     if "extend" in struck:
         response.body = ExtendedBody(response.body, struck["extend"].nbytes)

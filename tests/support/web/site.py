@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from .conditions import Tagged, failed_condition
 from .message import BytesBody, Request, Response, parse_range
 
 if TYPE_CHECKING:
-    from .files import Directory, StoredFile
+    from .files import Directory
+    from .message import Body
+
+
+class Stored(Tagged, Protocol):
+    """One version of one object; whoever looked it up closes it or hands it to a body."""
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+
+    def body(self, start: int, stop: int) -> Body:
+        """Return the byte range ``start..stop``, which closes the object in place of this one."""
+
+    def close(self) -> None:
+        """Free what the object holds."""
 
 
 def answer(request: Request, directory: Directory) -> Response:
@@ -24,9 +40,7 @@ def answer(request: Request, directory: Directory) -> Response:
     try:
         match request.method:
             case "GET" | "HEAD":
-                response = _get(request, directory.open(request.path))
-                response.has_body = request.method == "GET"
-                return response
+                return get(request, directory.open(request.path))
             case "PUT" | "DELETE":
                 return _change(request, directory)
             case _:
@@ -35,35 +49,42 @@ def answer(request: Request, directory: Directory) -> Response:
         return Response(HTTPStatus.INTERNAL_SERVER_ERROR, body=BytesBody(str(error).encode()))
 
 
-def _get(request: Request, file: StoredFile | None) -> Response:
-    if file is None:
+def get(request: Request, stored: Stored | None) -> Response:
+    """Answer GET or HEAD with the object, or the range of it, that its conditions allow."""
+    response = _get(request, stored)
+    response.has_body = request.method == "GET"
+    return response
+
+
+def _get(request: Request, stored: Stored | None) -> Response:
+    if stored is None:
         return Response(HTTPStatus.NOT_FOUND)
     headers = {
-        "ETag": file.etag,
-        "Last-Modified": file.last_modified,
+        "ETag": stored.etag,
+        "Last-Modified": stored.last_modified,
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
     }
-    status = _failed_condition(request, file, HTTPStatus.NOT_MODIFIED)
+    status = failed_condition(request.headers, stored, HTTPStatus.NOT_MODIFIED)
     if status is not None:
-        file.close()
+        stored.close()
         return Response(status, headers)
-    byte_range = parse_range(request.headers.get("range"), file.nbytes)
+    byte_range = parse_range(request.headers.get("range"), stored.nbytes)
     if byte_range is None:
-        return Response(HTTPStatus.OK, headers, file.body(0, file.nbytes))
+        return Response(HTTPStatus.OK, headers, stored.body(0, stored.nbytes))
     start, stop = byte_range
     if start >= stop:
-        file.close()
-        return Response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, {"Content-Range": f"bytes */{file.nbytes}"})
-    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.nbytes}"
-    return Response(HTTPStatus.PARTIAL_CONTENT, headers, file.body(start, stop))
+        stored.close()
+        return Response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, {"Content-Range": f"bytes */{stored.nbytes}"})
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.nbytes}"
+    return Response(HTTPStatus.PARTIAL_CONTENT, headers, stored.body(start, stop))
 
 
 def _change(request: Request, directory: Directory) -> Response:
     before = directory.open(request.path)
     if before is not None:
         before.close()
-    status = _failed_condition(request, before, HTTPStatus.PRECONDITION_FAILED)
+    status = failed_condition(request.headers, before)
     if status is not None:
         return Response(status)
     if request.method == "DELETE":
@@ -80,20 +101,3 @@ def _change(request: Request, directory: Directory) -> Response:
         return Response(HTTPStatus.CONFLICT)
     after.close()
     return Response(HTTPStatus.CREATED if before is None else HTTPStatus.OK, {"ETag": after.etag})
-
-
-def _failed_condition(request: Request, file: StoredFile | None, if_unchanged: HTTPStatus) -> HTTPStatus | None:
-    """Return the status of the first condition that does not hold; `if_unchanged` is that of If-None-Match."""
-    if_match = request.headers.get("if-match")
-    if if_match is not None and not _matches(if_match, file):
-        return HTTPStatus.PRECONDITION_FAILED
-    if_none_match = request.headers.get("if-none-match")
-    if if_none_match is not None and _matches(if_none_match, file):
-        return if_unchanged
-    return None
-
-
-def _matches(condition: str, file: StoredFile | None) -> bool:
-    if file is None:
-        return False
-    return condition == "*" or file.etag in (tag.strip() for tag in condition.split(","))

@@ -1,21 +1,24 @@
-"""What all connections of a server share: settings, the served directory, rules, gate, link and counts."""
+"""What all connections of a server share: settings, what is served, rules, gate, link and counts."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from . import site
+from .cloud import Cloud
 from .counters import Counters, Stats
 from .files import Directory
-from .rules import Rulebook
+from .rules import Rulebook, spoiled_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .message import Request
+    from .message import Request, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,16 @@ class Droppable(Protocol):
         """End the connection at once, if it is not the control plane's."""
 
 
+class Objects(Protocol):
+    """What is served, as rules change it."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Store `content` at `path`."""
+
+    def delete(self, path: str) -> None:
+        """Remove what is at `path`."""
+
+
 class State:
     """One server's state.
 
@@ -121,9 +134,23 @@ class State:
 
     def serve(self, root: Path, mount: str) -> None:
         """Serve another directory at ``/{mount}/``, with nothing left of what was before."""
-        self.directory = Directory(root)
+        directory = Directory(root)
+        self._mount(mount, directory, partial(site.answer, directory=directory))
+
+    def serve_cloud(self, mount: str, modulus: int) -> None:
+        """Serve GCS and Azure at ``/{mount}/``, empty, for the service account whose RSA key has this modulus."""
+        cloud = Cloud(modulus, self._answer_part)
+        self._mount(mount, cloud, cloud.answer)
+
+    def _mount(self, mount: str, objects: Objects, answer: Callable[[Request], Response]) -> None:
         self.mount = f"{mount}/" if mount else ""
+        self.objects = objects
+        self.answer = answer
         self.reset()
+
+    def _answer_part(self, request: Request, answer: Callable[[Request], Response]) -> Response:
+        struck = {rule.action: rule for rule in reversed(self.rules.strike(request))}
+        return spoiled_answer(request, struck, answer)
 
     def reset(self) -> None:
         """Return to the first settings, no rules and no holds; end all connections; count from here."""
