@@ -1,4 +1,4 @@
-"""A real S3 server: round trips through obstore and s3fs, conditional puts between processes, large objects."""
+"""Buckets of S3, GCS and Azure: round trips, conditional puts between processes, large objects, refusals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
@@ -14,10 +15,10 @@ import pytest
 import s3fs
 import zarr
 import zarr.api.asynchronous
-from obstore.store import S3Store
 from zarr.codecs import ZstdCodec
-from zarr.storage import FsspecStore, ObjectStore, StorePath
+from zarr.storage import FsspecStore, StorePath
 
+from support import buckets
 from zarrs_async._stores import describe, is_native
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-    from support.servers import S3Server
+    from support.buckets import Bucket
+    from support.servers import RangeServer, S3Server
 
 # Our pipeline is on, and nothing may fall back.
 pytestmark = pytest.mark.usefixtures("native")
@@ -41,15 +43,14 @@ PROCESSES, ROWS = 4, 64
 # Ends without the interpreter's own end, in which threads of obstore can abort the process.
 WRITER = """
 import asyncio, json, os, sys
-import numpy as np, zarr, zarr.api.asynchronous
-from obstore.store import S3Store
+import numpy as np, obstore.store, zarr, zarr.api.asynchronous
 from zarr.storage import ObjectStore
 
 zarr.config.set({"codec_pipeline.path": "zarrs_async.ZarrsAsyncCodecPipeline"})
 task = json.loads(sys.stdin.readline())
 
 async def main():
-    store = ObjectStore(S3Store(**task["store"]))
+    store = ObjectStore(getattr(obstore.store, task["store_type"])(**task["options"]))
     array = await zarr.api.asynchronous.open_array(store=store, mode="r+")
     print("ready", flush=True)
     sys.stdin.readline()
@@ -63,17 +64,31 @@ os._exit(0)
 """
 
 
-@pytest.fixture(params=["obstore", "s3fs"])
-async def store(request: pytest.FixtureRequest, s3_server: S3Server) -> AsyncIterator[Store]:
+@pytest.fixture(params=["s3", "gcs", "azure"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    """Return an empty prefix of a bucket."""
+    return bucket_of(request.param, request)
+
+
+@pytest.fixture(params=["s3", "s3fs", "gcs", "azure"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Return a store of an empty prefix."""
-    prefix = s3_server.new_prefix()
-    if request.param == "obstore":
-        yield ObjectStore(s3_server.obstore(prefix))
+    if request.param != "s3fs":
+        yield bucket_of(request.param, request).store()
         return
+    server: S3Server = request.getfixturevalue("s3_server")
     # No instance of another test, whose event loop may be closed.
-    filesystem = s3fs.S3FileSystem(asynchronous=True, skip_instance_cache=True, **s3_server.s3fs_options())
-    yield FsspecStore(filesystem, path=f"{s3_server.bucket}/{prefix}")
+    filesystem = s3fs.S3FileSystem(asynchronous=True, skip_instance_cache=True, **server.s3fs_options())
+    yield FsspecStore(filesystem, path=f"{server.bucket}/{server.new_prefix()}")
     await (await filesystem.set_session()).close()
+
+
+def bucket_of(service: str, request: pytest.FixtureRequest) -> Bucket:
+    """Return an empty prefix of a bucket of that service."""
+    if service == "s3":
+        return buckets.s3(request.getfixturevalue("s3_server"))
+    server: RangeServer = request.getfixturevalue("cloud_server")
+    return buckets.gcs(server) if service == "gcs" else buckets.azure(server)
 
 
 def by_default() -> Any:
@@ -110,7 +125,9 @@ async def test_array_of_the_default_pipeline_is_read(store: Store, layout: dict[
         np.testing.assert_array_equal(await array.getitem((slice(3, 50), slice(9, 10))), VALUES[3:50, 9:10])
 
 
-async def test_missing_chunks_are_the_fill_value_and_empty_ones_deleted(store: Store, native: ModuleType) -> None:
+async def test_missing_chunks_are_the_fill_value_and_only_a_whole_write_deletes(
+    store: Store, native: ModuleType
+) -> None:
     array = await zarr.api.asynchronous.create_array(
         store=store, shape=(64,), chunks=(16,), dtype="float32", fill_value=np.nan
     )
@@ -121,18 +138,19 @@ async def test_missing_chunks_are_the_fill_value_and_empty_ones_deleted(store: S
     await array.setitem(slice(16, 32), np.nan)
     await array.setitem(slice(32, 40), np.nan)
     await array.setitem(slice(40, 48), np.nan)
-    assert sorted([key async for key in store.list_prefix("c/")]) == ["c/0", "c/3"]
+    assert sorted([key async for key in store.list_prefix("c/")]) == ["c/0", "c/2", "c/3"]
+    assert np.isnan(await array.getitem(slice(16, 48))).all()
 
 
-async def test_shard_replaced_by_another_client_is_seen(s3_server: S3Server) -> None:
+async def test_shard_replaced_by_another_client_is_seen(bucket: Bucket) -> None:
     zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
-    store = s3_server.obstore(s3_server.new_prefix())
+    store = bucket.store()
     array = await zarr.api.asynchronous.create_array(
-        store=ObjectStore(store), data=np.ones(1024, "uint16"), chunks=(64,), shards=(1024,), compressors=None
+        store=store, data=np.ones(1024, "uint16"), chunks=(64,), shards=(1024,), compressors=None
     )
     np.testing.assert_array_equal(await array.getitem(slice(0, 100)), 1)
     with by_default():
-        other = await zarr.api.asynchronous.open_array(store=ObjectStore(store), mode="r+")
+        other = await zarr.api.asynchronous.open_array(store=store, mode="r+")
         await other.setitem(slice(None), 2)
         np.testing.assert_array_equal(await array.getitem(slice(0, 100)), 2)
         await other.setitem(slice(None), 0)
@@ -155,12 +173,9 @@ async def test_gathered_partial_writes_lose_nothing(store: Store, layout: dict[s
     ],
 )
 def test_processes_that_write_rows_of_one_object_lose_nothing(
-    s3_server: S3Server, layout: dict[str, Any], *, exists: bool
+    bucket: Bucket, layout: dict[str, Any], *, exists: bool
 ) -> None:
-    prefix = s3_server.new_prefix()
-    array = zarr.create_array(
-        ObjectStore(s3_server.obstore(prefix)), shape=(ROWS, 32), dtype="uint16", fill_value=0, **layout
-    )
+    array = zarr.create_array(bucket.store(), shape=(ROWS, 32), dtype="uint16", fill_value=0, **layout)
     if exists:
         array[:] = 1000
     writers = [
@@ -172,7 +187,7 @@ def test_processes_that_write_rows_of_one_object_lose_nothing(
     try:
         for number, writer in enumerate(writers):
             rows = list(range(number, ROWS, PROCESSES))
-            say(writer, json.dumps({"store": {**s3_options(s3_server), "prefix": prefix}, "rows": rows}))
+            say(writer, json.dumps({"store_type": bucket.store_type, "options": bucket.options, "rows": rows}))
         for writer in writers:
             assert hear(writer) == "ready"
         for writer in writers:
@@ -190,19 +205,6 @@ def test_processes_that_write_rows_of_one_object_lose_nothing(
     assert sum(outcome["write_conflicts"] for outcome in outcomes) > 0
 
 
-def s3_options(server: S3Server) -> dict[str, Any]:
-    """Return what `S3Store` needs, as values that JSON has."""
-    return {
-        "bucket": server.bucket,
-        "endpoint": server.endpoint,
-        "access_key_id": server.access_key,
-        "secret_access_key": server.secret_key,
-        "region": "us-east-1",
-        "virtual_hosted_style_request": False,
-        "client_options": {"allow_http": True},
-    }
-
-
 def say(process: subprocess.Popen[str], line: str) -> None:
     """Write a line to the process's standard input."""
     assert process.stdin is not None
@@ -216,8 +218,8 @@ def hear(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-async def test_large_object_is_put_in_parts(s3_server: S3Server, native: ModuleType) -> None:
-    store = ObjectStore(s3_server.obstore(s3_server.new_prefix()))
+async def test_large_object_is_put_in_parts(bucket: Bucket, native: ModuleType) -> None:
+    store = bucket.store()
     # Above 64 MiB, and nothing that a codec would shrink.
     values = np.random.default_rng(1).integers(0, 256, 70 << 20, "uint8")
     array = await zarr.api.asynchronous.create_array(
@@ -226,8 +228,8 @@ async def test_large_object_is_put_in_parts(s3_server: S3Server, native: ModuleT
     before = native.stats()
     await array.setitem(slice(None), values)
     after = native.stats()
-    # Begun, five parts of 16 MiB at most, completed.
-    assert after["requests"] - before["requests"] == 7
+    # Five parts of 16 MiB at most; completed, and begun where a service wants that.
+    assert after["requests"] - before["requests"] == (6 if bucket.scheme == "az" else 7)
     assert after["bytes_written"] - before["bytes_written"] == values.nbytes
     np.testing.assert_array_equal(await array.getitem(slice(None)), values)
 
@@ -242,7 +244,7 @@ async def test_cancelled_upload_in_parts_leaves_none(s3_server: S3Server, native
         listed: list[Any] = client.list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
         return listed
 
-    store = ObjectStore(s3_server.obstore(s3_server.new_prefix()))
+    store = buckets.s3(s3_server).store()
     array = await zarr.api.asynchronous.create_array(
         store=store, shape=(160 << 20,), chunks=(160 << 20,), dtype="uint8", compressors=None
     )
@@ -261,26 +263,28 @@ async def test_cancelled_upload_in_parts_leaves_none(s3_server: S3Server, native
             await asyncio.sleep(0.05)
 
 
-async def test_wrong_credentials_are_a_permission_error(s3_server: S3Server, native: ModuleType) -> None:
-    prefix = s3_server.new_prefix()
-    array = await zarr.api.asynchronous.create_array(
-        store=ObjectStore(s3_server.obstore(prefix)), data=VALUES, chunks=(32, 16)
-    )
-    wrong = ObjectStore(s3_server.obstore(prefix, secret_access_key="not-the-key"))  # noqa: S106 - that is the point
+async def test_wrong_credentials_are_a_permission_error(bucket: Bucket, native: ModuleType) -> None:
+    array = await zarr.api.asynchronous.create_array(store=bucket.store(), data=VALUES, chunks=(32, 16))
+    wrong = bucket.store(**bucket.wrong_key)
     refused = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(wrong))
     for work in (refused.getitem(Ellipsis), refused.setitem(Ellipsis, 1), refused.setitem((0, 0), 1)):
-        with pytest.raises(native.exceptions.StorePermissionError, match="HTTP status 403") as raised:
+        with pytest.raises(native.exceptions.StorePermissionError, match=r"HTTP status 40[13]") as raised:
             await work
         assert isinstance(raised.value, PermissionError)
-        assert "not-the-key" not in repr(raised.value)
+        assert bucket.secret not in "".join(traceback.format_exception(raised.value)) + repr(raised.value)
     np.testing.assert_array_equal(await array.getitem(Ellipsis), VALUES)
 
 
-async def test_bucket_that_is_not_there_is_named(s3_server: S3Server, native: ModuleType) -> None:
-    array = await zarr.api.asynchronous.create_array(
-        store=ObjectStore(s3_server.obstore(s3_server.new_prefix())), data=VALUES, chunks=(32, 16)
-    )
-    store = S3Store(**{**s3_options(s3_server), "bucket": "no-such-bucket"})
-    other = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(ObjectStore(store)))
-    with pytest.raises(native.exceptions.StoreError, match="s3://no-such-bucket"):
+async def test_bucket_that_is_not_there_is_named(bucket: Bucket, native: ModuleType) -> None:
+    array = await zarr.api.asynchronous.create_array(store=bucket.store(), data=VALUES, chunks=(32, 16))
+    other = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(bucket.other("no-such-bucket")))
+    with pytest.raises(native.exceptions.StoreError, match=f"{bucket.scheme}://no-such-bucket"):
         await other.setitem(Ellipsis, 1)
+
+
+@pytest.mark.xfail(reason="every 404 is taken for a missing chunk", strict=False)
+async def test_read_of_a_bucket_that_is_not_there_is_an_error(bucket: Bucket, native: ModuleType) -> None:
+    array = await zarr.api.asynchronous.create_array(store=bucket.store(), data=VALUES, chunks=(32, 16))
+    other = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(bucket.other("no-such-bucket")))
+    with pytest.raises(native.exceptions.StoreError, match=f"{bucket.scheme}://no-such-bucket"):
+        await other.getitem(Ellipsis)
