@@ -280,16 +280,21 @@ impl Writer {
         };
         permits.release_request();
         let condition = self.condition(&requests.store, item, before.as_ref());
-        let existed = before.is_some();
+        let existing = before.as_ref().map(|fetched| fetched.bytes.clone());
         let mut after = self.encode(index, before).await?;
-        if after.is_none() && existed && condition != Condition::None {
+        if after.is_none() && existing.is_some() && condition != Condition::None {
             // There is no conditional delete: an unconditional one could remove what another process has
             // just written. An object of fill values in its place cannot.
             after = Some(self.encode_empty(index).await?);
         }
-        if after.is_none() && !existed && !self.is_whole(item) {
+        if after.is_none() && existing.is_none() && !self.is_whole(item) {
             return Ok(Attempt::Done);
         }
+        if matches!(condition, Condition::Match(..)) && after.as_deref() == existing.as_deref() {
+            // Nothing to put: a put whose answer was lost has been refused when it was sent again, for one.
+            return Ok(Attempt::Done);
+        }
+        drop(existing);
         permits.take_request(&requests.bounds).await;
         let put = self.put(requests, index, writing, after, &condition, permits);
         Ok(match put.await? {
