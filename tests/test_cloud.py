@@ -196,6 +196,19 @@ async def test_write_that_empties_a_chunk_keeps_what_somebody_else_writes_meanwh
     np.testing.assert_array_equal(await array.getitem(Ellipsis), values)
 
 
+@pytest.mark.parametrize(("status", "name"), [(403, "StorePermissionError"), (412, "StoreError")])
+async def test_refused_deletion_is_an_error_at_once(
+    bucket: Bucket, cloud_server: RangeServer, native: ModuleType, status: int, name: str
+) -> None:
+    array = await created(bucket, cloud_server)
+    # Azure says so of a part of a batch, whose own status is good.
+    cloud_server.config(rules=[Rule(action="status", path=CHUNK, method="DELETE", status=status)])
+    with pytest.raises(getattr(native.exceptions, name), match=f'delete of "c/0" .* HTTP status {status}') as raised:
+        await array.setitem(Ellipsis, 0)
+    assert (raised.value.status, raised.value.attempts) == (status, 1)
+    np.testing.assert_array_equal(await array.getitem(Ellipsis), VALUES)
+
+
 async def test_deletion_is_tried_again_after_503(bucket: Bucket, cloud_server: RangeServer) -> None:
     array = await created(bucket, cloud_server)
     cloud_server.config(rules=[Rule(action="status", path=CHUNK, method="DELETE", status=503, times=2)])

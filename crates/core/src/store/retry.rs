@@ -177,6 +177,14 @@ impl Failure {
         self.said
             .status
             .filter(|status| !(200..300).contains(status))
+            .or_else(|| self.status_of_part())
+    }
+
+    /// What Azure said of a deletion, which is sent as a batch of one: `object_store` tells it in words only.
+    fn status_of_part(&self) -> Option<u16> {
+        let words = self.last_words();
+        let (_, code) = words.strip_suffix(')')?.rsplit_once("(code: ")?;
+        code.parse().ok().filter(|_| self.operation == "delete")
     }
 
     /// Whether the same request may succeed later.
