@@ -31,7 +31,7 @@ demo: $(VENV)/.develop $(VENV)/.demo ## write and read a brain volume from disk 
 	PYTHONPATH=tests $(BIN)/python examples/demo.py $(ARGS)
 
 .PHONY: test
-test: test-core test-cloud test-python ## all tests, on the newest Python found
+test: test-core test-loom test-cloud test-python ## all tests, on the newest Python found
 
 .PHONY: test-core
 test-core: cargo ## the engine's tests, without Python
@@ -44,6 +44,10 @@ test-core: cargo ## the engine's tests, without Python
 test-cloud: cargo ## object_store's own suite against our GCS and Azure
 	PYTHONPATH=tests $(PYTHON) -m support.cloud \
 		cargo test --locked --release -p zarrs-async-cloud-suite -- --include-ignored
+
+.PHONY: test-loom
+test-loom: ## model check of the gate's atomics
+	cargo test --locked --manifest-path crates/core/loom/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/loom
 
 .PHONY: test-python
 test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k cancel'
@@ -60,6 +64,7 @@ check: check-rust check-python ## format, lints, types, stubs
 .PHONY: check-rust
 check-rust: cargo
 	cargo fmt --all --check
+	cargo fmt --manifest-path crates/core/loom/Cargo.toml --check
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
 
 .PHONY: check-python

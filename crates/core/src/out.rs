@@ -12,10 +12,8 @@
 //!    output to exactly one chunk; and the caller does not touch the array while its call is pending.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
-
+use crate::gate::Gate;
 use crate::runs::Run;
 
 /// A raw view of the caller's array, and the gate that ends all use of it.
@@ -24,9 +22,8 @@ pub struct OutBuffer {
     base: *mut u8,
     /// Offsets that belong to the view, in bytes relative to `base`; may begin below zero.
     extent: std::ops::Range<i64>,
-    /// Passes under way, times two, plus one once closed.
-    gate: AtomicUsize,
-    idle: Notify,
+    /// Counts the passes under way.
+    gate: Gate,
     /// Keeps the memory alive; dropped with the buffer.
     _owner: Box<dyn Any + Send + Sync>,
 }
@@ -63,8 +60,7 @@ impl OutBuffer {
         Self {
             base,
             extent,
-            gate: AtomicUsize::new(0),
-            idle: Notify::new(),
+            gate: Gate::new(),
             _owner: owner,
         }
     }
@@ -89,22 +85,17 @@ impl OutBuffer {
 
     /// Begins to use the memory, or `None` once the buffer is closed.
     pub(crate) fn enter(&self) -> Option<Pass<'_>> {
-        self.gate
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |gate| {
-                (gate & 1 == 0).then_some(gate + 2)
-            })
-            .ok()
-            .map(|_| Pass { buffer: self })
+        self.gate.enter().then(|| Pass { buffer: self })
     }
 
     /// Whether the buffer was closed.
     pub(crate) fn is_closed(&self) -> bool {
-        self.gate.load(Ordering::Relaxed) & 1 == 1
+        self.gate.is_closed()
     }
 
     /// Lets no new pass begin.
     pub fn close(&self) {
-        self.gate.fetch_or(1, Ordering::AcqRel);
+        self.gate.close();
     }
 
     /// Closes the buffer and waits until no pass is under way.
@@ -112,14 +103,7 @@ impl OutBuffer {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn closed(&self) {
-        self.close();
-        loop {
-            let idle = self.idle.notified();
-            if self.gate.load(Ordering::Acquire) == 1 {
-                return;
-            }
-            idle.await;
-        }
+        self.gate.closed().await;
     }
 
     #[track_caller]
@@ -149,9 +133,7 @@ pub(crate) struct Pass<'a> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if self.buffer.gate.fetch_sub(2, Ordering::AcqRel) == 3 {
-            self.buffer.idle.notify_waiters();
-        }
+        self.buffer.gate.leave();
     }
 }
 
@@ -358,7 +340,7 @@ pub(crate) mod tests {
         (std::sync::Arc::new(buffer), move || {
             cells
                 .iter()
-                .map(|cell| cell.load(Ordering::SeqCst))
+                .map(|cell| cell.load(std::sync::atomic::Ordering::SeqCst))
                 .collect()
         })
     }
