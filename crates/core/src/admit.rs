@@ -83,7 +83,7 @@ impl Bound {
     pub(crate) async fn take(self: &Arc<Self>, count: usize) -> Permit {
         loop {
             let resized = self.resized.notified();
-            let wanted = u32::try_from(count.clamp(1, self.size())).unwrap_or(u32::MAX);
+            let wanted = u32::try_from(count.clamp(1, self.settle())).unwrap_or(u32::MAX);
             tokio::select! {
                 biased;
                 permit = Arc::clone(&self.semaphore).acquire_many_owned(wanted) => {
@@ -97,11 +97,22 @@ impl Bound {
 
     /// Takes one permit if one is free.
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Permit> {
+        self.settle();
         let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
         Some(Permit {
             permit: Some(permit),
             bound: Arc::clone(self),
         })
+    }
+
+    /// Pays debt from what is free, and gives the size. There can be both: permits that were set aside
+    /// for a wait come back when it is given up, without being a [`Permit`].
+    fn settle(&self) -> usize {
+        let mut state = self.state.lock();
+        if state.debt > 0 {
+            state.debt -= self.semaphore.forget_permits(state.debt);
+        }
+        state.size
     }
 
     /// Changes the size; permits that are out stay valid, and none is ever lost.

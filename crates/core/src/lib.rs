@@ -31,6 +31,8 @@ mod index_loads;
 mod layout;
 mod local_read;
 mod locks;
+#[cfg(test)]
+mod model;
 mod out;
 mod pace;
 mod place;
