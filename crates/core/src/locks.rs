@@ -48,12 +48,19 @@ impl KeyLocks {
 
     /// Takes the object's lock if nobody holds it.
     pub(crate) fn try_lock(self: &Arc<Self>, id: ObjectId) -> Option<KeyGuard> {
-        let guard = self.of(&id).try_lock_owned().ok()?;
-        Some(KeyGuard {
-            guard: Some(guard),
+        // As in `lock`: the holder may leave while the lock is refused to us, and then the last to tidy is us.
+        let mut guard = KeyGuard {
+            guard: None,
             id,
             locks: Arc::clone(self),
-        })
+        };
+        guard.guard = Some(self.of(&guard.id).try_lock_owned().ok()?);
+        Some(guard)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
     }
 
     /// The foreign store that the write which holds the lock waits for, if it is one.

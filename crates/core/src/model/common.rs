@@ -1,0 +1,95 @@
+//! Of a shared future: whoever is left gets its result, and with the last it is dropped.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{cancellable, explore, step, task};
+use crate::common::Common;
+
+/// Work that waits for as many events, and counts when it is dropped.
+#[expect(
+    clippy::disallowed_types,
+    reason = "events that nobody misses, not permits"
+)]
+fn work(events: usize) -> (Common<u8>, Arc<tokio::sync::Semaphore>, Arc<AtomicUsize>) {
+    let source = Arc::new(tokio::sync::Semaphore::new(0));
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let guard = Dropped(Arc::clone(&dropped));
+    let heard = Arc::clone(&source);
+    let work = Common::new(async move {
+        let _guard = guard;
+        for _ in 0..events {
+            if let Ok(event) = heard.acquire().await {
+                event.forget();
+            }
+        }
+        7
+    });
+    (work, source, dropped)
+}
+
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn whoever_is_left_gets_the_result_however_others_leave() {
+    explore(|| {
+        let (work, events, dropped) = work(2);
+        let done: Rc<Cell<usize>> = Rc::default();
+        let waiter = |work: Common<u8>| {
+            let done = Rc::clone(&done);
+            async move {
+                assert_eq!(7, work.await);
+                done.set(done.get() + 1);
+            }
+        };
+        let tasks = vec![
+            cancellable(waiter(work.clone())),
+            cancellable(waiter(work.clone())),
+            task(waiter(work)),
+            task(async move {
+                events.add_permits(1);
+                step().await;
+                events.add_permits(1);
+            }),
+        ];
+        let check = move || {
+            assert!(done.get() >= 1);
+            assert_eq!(1, dropped.load(Ordering::SeqCst));
+        };
+        (tasks, check)
+    });
+}
+
+#[test]
+fn work_that_nobody_wants_is_dropped_and_none_comes_too_late() {
+    explore(|| {
+        let (work, events, dropped) = work(1);
+        let weak = work.downgrade();
+        let seen = Arc::clone(&dropped);
+        let late = async move {
+            match weak.upgrade() {
+                Some(work) => assert_eq!(7, work.await),
+                // Ended, or left by all.
+                None => assert_eq!(1, seen.load(Ordering::SeqCst)),
+            }
+        };
+        let tasks = vec![
+            cancellable(async move {
+                work.await;
+            }),
+            cancellable(late),
+            task(async move { events.add_permits(1) }),
+        ];
+        (tasks, move || {
+            assert_eq!(1, dropped.load(Ordering::SeqCst));
+        })
+    });
+}
