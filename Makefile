@@ -24,7 +24,7 @@ RUST := $(shell find crates \( -name '*.rs' -o -name Cargo.toml \)) Cargo.toml C
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.develop $(VENV)/.demo ## write and read a brain volume from disk and over HTTP, and draw it
@@ -59,7 +59,7 @@ test-oldest: ## pytest on the oldest Python, with the newest zarr for it
 	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python PYTHON="$$python"
 
 .PHONY: check
-check: check-rust check-python ## format, lints, types, stubs
+check: check-rust check-python check-licences ## format, lints, types, stubs, licences
 
 .PHONY: check-rust
 check-rust: cargo
@@ -73,6 +73,10 @@ check-python: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml zarrs_async._rust
+
+.PHONY: check-licences
+check-licences: ## terms and sources of all crates
+	@$(or $(PYTHON),python3) .ci/licences
 
 .PHONY: bench
 bench: $(VENV)/.develop $(VENV)/.test $(VENV)/.bench ## the contenders side by side; make bench ARGS=--help
