@@ -173,16 +173,16 @@ async def test_stats_show_no_secret(native: ModuleType, make: Any) -> None:
     assert_no_secret(repr(native.stats()))
 
 
-@pytest.fixture
-async def bridged(range_server: RangeServer) -> AsyncIterator[Store]:
-    """Return a store that is bridged for the sake of its headers."""
+@pytest.fixture(params=["header", "url"])
+async def bridged(request: pytest.FixtureRequest, range_server: RangeServer) -> AsyncIterator[Store]:
+    """Return a store that is bridged for the sake of its headers or of its URL."""
+    url, headers = f"{range_server.url}/a", {"Authorization": f"Bearer {SECRET}"}
+    if request.param == "url":
+        url, headers = f"{url.replace('://', f'://user:{SECRET}@')}?token={SECRET}", {}
     filesystem = fsspec.filesystem(
-        "http",
-        asynchronous=True,
-        skip_instance_cache=True,
-        client_kwargs={"headers": {"Authorization": f"Bearer {SECRET}"}},
+        "http", asynchronous=True, skip_instance_cache=True, client_kwargs={"headers": headers} if headers else {}
     )
-    yield FsspecStore(filesystem, path=f"{range_server.url}/a", read_only=True)
+    yield FsspecStore(filesystem, path=url, read_only=True)
     await (await filesystem.set_session()).close()
 
 
@@ -194,6 +194,7 @@ async def test_errors_of_a_bridged_store_show_no_secret(
     with pytest.raises(native.exceptions.StoreError) as raised:
         await array.getitem(slice(None))
     assert_no_secret(repr(raised.value) + str(raised.value) + raised.value.store)
+    assert_no_secret(repr(native.explain(array, slice(None))) + repr(native.stats()) + repr(array.codec_pipeline))
 
 
 async def test_fallback_warning_and_cause_show_no_secret(range_server: RangeServer, pipeline: ModuleType) -> None:
