@@ -8,10 +8,11 @@
 //! a batch has many units at once; a bound of the batch's own keeps it to a few places there.
 //!
 //! A unit of a foreign store waits for Python code, and that code may call the engine again. So foreign
-//! stores draw from bounds of their own, one pair for each event loop, and each batch has a *reserved*
-//! place besides: one of its units is always admitted. Whatever a store's `get` reads makes progress.
+//! stores draw from bounds of their own, one pair for each event loop, and a batch of theirs of which no
+//! unit runs is admitted whatever the bounds say: what a store's own code reads makes progress.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -179,6 +180,45 @@ impl Bounds {
     }
 }
 
+/// The units of one batch that run.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    count: AtomicUsize,
+    idle: Notify,
+}
+
+/// Counts as one running unit until dropped.
+#[derive(Debug)]
+struct RunningUnit(Arc<Running>);
+
+impl Running {
+    /// Waits until no unit of the batch runs.
+    async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+impl RunningUnit {
+    fn new(running: &Arc<Running>) -> Self {
+        running.count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for RunningUnit {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
 /// The process-wide bounds.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -195,10 +235,11 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Permits {
     _chunk: Option<Permit>,
-    /// A local slot, or the batch's reserved place.
-    _place: Option<Permit>,
-    bytes: Option<Permit>,
+    _local: Option<Permit>,
+    _bytes: Option<Permit>,
     request: Option<Permit>,
+    /// Set for a unit of a foreign store.
+    foreign: Option<RunningUnit>,
 }
 
 /// What one CPU job holds.
@@ -254,34 +295,32 @@ impl Admission {
 
     /// Waits for the right to hold `bytes` in memory and to have one more request in flight.
     ///
-    /// `reserved` is the batch's own place, where it has one.
+    /// A batch of a foreign store says which of its units run: where none does, this one need not wait.
     pub(crate) async fn admit(
         bounds: &Bounds,
         chunks: Option<&Arc<Bound>>,
-        reserved: Option<&Arc<Bound>>,
+        foreign: Option<&Arc<Running>>,
         bytes: u64,
     ) -> Permits {
         let chunk = take_chunk(chunks).await;
-        let place = async {
-            match reserved {
-                Some(reserved) => reserved.take(1).await,
+        let idle = async {
+            match foreign {
+                Some(running) => running.idle().await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let taken = tokio::select! {
             biased;
-            place = place => Permits {
-                _chunk: chunk,
-                _place: Some(place),
-                bytes: None,
-                request: None,
-            },
-            (bytes, request) = bounds.take(bytes) => Permits {
-                _chunk: chunk,
-                _place: None,
-                bytes: Some(bytes),
-                request: Some(request),
-            },
+            taken = bounds.take(bytes) => Some(taken),
+            () = idle => None,
+        };
+        let (bytes, request) = taken.unzip();
+        Permits {
+            _chunk: chunk,
+            _local: None,
+            _bytes: bytes,
+            request,
+            foreign: foreign.map(RunningUnit::new),
         }
     }
 
@@ -289,9 +328,10 @@ impl Admission {
     pub(crate) async fn admit_local(&self, chunks: Option<&Arc<Bound>>, bytes: u64) -> Permits {
         Permits {
             _chunk: take_chunk(chunks).await,
-            _place: Some(self.local.take(1).await),
-            bytes: Some(self.native.bytes.take(grains(bytes)).await),
+            _local: Some(self.local.take(1).await),
+            _bytes: Some(self.native.bytes.take(grains(bytes)).await),
             request: None,
+            foreign: None,
         }
     }
 
@@ -312,13 +352,18 @@ impl Admission {
 
 impl Permits {
     /// Gives the request back: its body is complete.
+    ///
+    /// A unit of a foreign store keeps its request, so that it never waits for one again while Python code
+    /// waits for it.
     pub(crate) fn release_request(&mut self) {
-        drop(self.request.take());
+        if self.foreign.is_none() {
+            drop(self.request.take());
+        }
     }
 
     /// Waits for a request once more; a unit that holds a request waits for nothing that this one holds.
     pub(crate) async fn take_request(&mut self, bounds: &Bounds) {
-        if self.bytes.is_some() {
+        if self.foreign.is_none() {
             self.request = Some(bounds.requests.take(1).await);
         }
     }
@@ -415,17 +460,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_with_a_reserved_place_is_admitted_whatever_others_hold() {
+    async fn a_foreign_batch_of_which_no_unit_runs_is_admitted_whatever_others_hold() {
         let admission = Admission::new(GRAIN, Some(1), 1);
-        let (bounds, reserved) = (&admission.native, Bound::new(1));
+        let (bounds, running) = (&admission.native, Arc::default());
         let all = Admission::admit(bounds, None, None, GRAIN).await;
-        let first = Admission::admit(bounds, None, Some(&reserved), GRAIN).await;
-        let second = Admission::admit(bounds, None, Some(&reserved), GRAIN);
+        let first = Admission::admit(bounds, None, Some(&running), GRAIN).await;
+        let second = Admission::admit(bounds, None, Some(&running), GRAIN);
         tokio::pin!(second);
         assert!(poll!(&mut second).is_pending());
         drop(first);
         assert!(poll!(&mut second).is_ready());
         drop(all);
+    }
+
+    #[tokio::test]
+    async fn a_foreign_batch_of_which_a_unit_runs_keeps_to_the_bounds() {
+        let admission = Admission::new(GRAIN, Some(1), 1);
+        let (bounds, running) = (&admission.native, Arc::default());
+        let first = Admission::admit(bounds, None, Some(&running), GRAIN).await;
+        assert!(first.request.is_some());
+        let second = Admission::admit(bounds, None, Some(&running), GRAIN);
+        tokio::pin!(second);
+        assert!(poll!(&mut second).is_pending());
+        drop(first);
+        assert!(second.await.request.is_some());
     }
 
     #[tokio::test]

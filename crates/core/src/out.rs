@@ -71,8 +71,7 @@ impl OutBuffer {
         Self {
             base: std::ptr::dangling_mut(),
             extent: 0..0,
-            gate: AtomicUsize::new(0),
-            idle: Notify::new(),
+            gate: Gate::new(),
             _owner: Box::new(()),
         }
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::admit::{Admission, Bound, Bounds, CpuPermit, Permits};
+use crate::admit::{Admission, Bound, Bounds, CpuPermit, Permits, Running};
 use crate::batch::{Array, Batch};
 use crate::engine::Engine;
 use crate::error::{Error, StoreError};
@@ -44,8 +44,8 @@ pub(crate) struct Requests {
     pub store: Awaited,
     pub jobs: Jobs,
     pub bounds: Arc<Bounds>,
-    /// The place that a batch of a foreign store always has.
-    reserved: Option<Arc<Bound>>,
+    /// The units of the batch that run, where the store is foreign.
+    running: Option<Arc<Running>>,
 }
 
 impl Jobs {
@@ -99,7 +99,7 @@ impl Requests {
         Self {
             store: store.clone(),
             bounds: jobs.engine.admission.bounds(store.foreign_scope()),
-            reserved: store.foreign_scope().map(|_| Bound::new(1)),
+            running: store.foreign_scope().map(|_| Arc::default()),
             jobs,
         }
     }
@@ -107,7 +107,7 @@ impl Requests {
     /// Waits for the right to hold `nbytes` in memory and to have one more request in flight.
     pub(crate) async fn admit(&self, array: &Array, nbytes: u64) -> Permits {
         let chunks = array.chunks.as_ref();
-        Admission::admit(&self.bounds, chunks, self.reserved.as_ref(), nbytes).await
+        Admission::admit(&self.bounds, chunks, self.running.as_ref(), nbytes).await
     }
 
     /// Fetches an object, or a part of it, of at most `max_bytes`.

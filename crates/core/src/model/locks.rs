@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{cancellable, explore, step, task};
-use crate::flight::ObjectId;
 use crate::locks::KeyLocks;
+use crate::store::ObjectId;
 
 fn id() -> ObjectId {
     ObjectId {

@@ -9,8 +9,8 @@
 #![expect(clippy::future_not_send, reason = "a schedule runs on one thread")]
 
 mod bound;
-mod common;
 mod locks;
+mod shared_future;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
