@@ -87,6 +87,7 @@ async def opened(store: Store, mode: Any = "r") -> AsyncArray[Any]:
         ("StoreConflictError", (exceptions.StoreError,)),
         ("ChunkDecodeError", (ValueError,)),
         ("ChunkEncodeError", (ValueError,)),
+        ("ChunkMemoryError", (MemoryError,)),
         ("InvalidBatchError", (ValueError,)),
         ("UnsupportedError", (NotImplementedError,)),
         ("ConfigError", (ValueError,)),

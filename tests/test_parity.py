@@ -172,7 +172,7 @@ def test_emptiness_is_decided_as_by_the_default(
 
 @pytest.mark.parametrize("codec", ["gzip", "crc32c", "zstd"])
 @pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec disables partial reads")
-@pytest.mark.usefixtures("native")
+@pytest.mark.filterwarnings("ignore:zarrs_async does not support")
 def test_codecs_around_shards(codec: str) -> None:
     from zarr.codecs import Crc32cCodec, GzipCodec, ShardingCodec, ZstdCodec  # noqa: PLC0415  # for this test only
 

@@ -16,7 +16,8 @@ class NativeArray:
     Parameters
     ----------
     metadata : str
-        The array's metadata as JSON, of Zarr v2 or v3.
+        How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order`` and ``ndim``
+        of Zarr v2.
     element : tuple[int, str, int, bool]
         Bytes of one element, how it compares (``"bits"``, ``"float"`` or ``"complex"``), bytes of
         the parts that a change of byte order reverses, and whether it is big-endian in memory.

@@ -9,6 +9,7 @@
     │   └── StoreConflictError                the object kept changing
     ├── ChunkDecodeError (ValueError)         stored bytes are not a chunk of the array
     ├── ChunkEncodeError (ValueError)         values cannot be encoded
+    ├── ChunkMemoryError (MemoryError)        there is no memory for a chunk
     ├── InvalidBatchError (ValueError)        a selection, buffer or store setting does not fit
     ├── UnsupportedError (NotImplementedError)
     ├── ConfigError (ValueError)              a wrong value in zarr.config
@@ -21,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "ChunkDecodeError",
     "ChunkEncodeError",
+    "ChunkMemoryError",
     "ConfigError",
     "InternalError",
     "InvalidBatchError",
@@ -107,6 +109,23 @@ class ChunkDecodeError(_ChunkError):
 
 class ChunkEncodeError(_ChunkError):
     """A codec refused the values."""
+
+
+class ChunkMemoryError(ZarrsAsyncError, MemoryError):
+    """There is no memory for a chunk, or for the table of a shard's subchunks.
+
+    Attributes
+    ----------
+    key : str
+        The chunk or shard.
+    nbytes : int
+        Bytes that were asked for at once.
+    """
+
+    def __init__(self, message: str, *, key: str = "", nbytes: int = 0) -> None:
+        super().__init__(message)
+        self.key = key
+        self.nbytes = nbytes
 
 
 class InvalidBatchError(ZarrsAsyncError, ValueError):

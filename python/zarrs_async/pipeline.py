@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import json
 import os
-import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +19,7 @@ import numpy as np
 from zarr.abc.codec import CodecPipeline
 from zarr.codecs._v2 import V2Codec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.metadata import ArrayV2Metadata
@@ -30,6 +28,7 @@ from zarr.storage import StorePath
 
 from zarrs_async import _rust
 from zarrs_async._config import Options
+from zarrs_async._metadata import element, empty, encoding, fill
 from zarrs_async._stats import count_fallback
 from zarrs_async._stores import Description, bridged, describe, is_utf8, place, takes
 from zarrs_async.exceptions import ShutdownError, UnsupportedError
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     Item = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
     WriteItem = tuple[ByteSetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
 
-_OPAQUE = "mMVSU"
 _generation = 0
 _configured = -1
 """The generation whose engine has been given bounds."""
@@ -227,7 +225,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         if array.dtype == dtype and array.flags.writeable:
             return await _run(native.read, batch, array, drop_axes)
         # numpy converts on assignment, and so does a pipeline.
-        converted = np.empty(array.shape, dtype=dtype)
+        converted = empty(array.shape, dtype)
         results = await _run(native.read, batch, converted, drop_axes)
         array[...] = converted
         return results
@@ -257,7 +255,11 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         getter = batch[0][0]
         if isinstance(getter, StorePath):
             getter.store._check_writable()  # noqa: SLF001  # what its own `set` would call
-        array = np.asarray(value.as_ndarray_like(), dtype=self.dtype)
+        array = np.asarray(value.as_ndarray_like())
+        if array.dtype != self.dtype:
+            converted = empty(array.shape, self.dtype)
+            converted[...] = array
+            array = converted
         await _run(native.write, batch, array, drop_axes)
 
     @property
@@ -277,8 +279,13 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         native, key = self._native, "" if getter is None else getter.path
         if native is None or not native.serves(store, key):
             native = self._native = self._make(self.metadata, store, key)
-        if native.array is not None and not isinstance(buffer.as_ndarray_like(), np.ndarray):
-            return None, f"buffers of {type(buffer).__name__}"
+        if native.array is not None:
+            kinds = [type(buffer), *(batch[0][1].prototype if batch else ())]
+            other = [kind.__name__ for kind in kinds if kind not in cpu.buffer_prototype]
+            if not isinstance(buffer.as_ndarray_like(), np.ndarray):
+                other.append(type(buffer.as_ndarray_like()).__name__)
+            if other:
+                return None, f"buffers of {other[0]}"
         return native.array, native.cause
 
     def _choose(self, batch: list[Any], buffer: NDBuffer) -> _rust.NativeArray | None:
@@ -310,7 +317,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             if not is_utf8(key):
                 msg = "keys that are not UTF-8"
                 raise UnsupportedError(msg)
-            array = _native_array(metadata, description, self.options)
+            array = _native_array(metadata, tuple(self.default), description, self.options)
         except NotImplementedError as unsupported:
             return _Native(description, _generation, None, str(unsupported))
         return _Native(description, _generation, array, "")
@@ -408,7 +415,9 @@ def _names_chunks_as_zarr(metadata: ArrayMetadata) -> bool:
     return encoding is None or type(encoding) in (DefaultChunkKeyEncoding, V2ChunkKeyEncoding)
 
 
-def _native_array(metadata: ArrayMetadata, description: Description, options: Options) -> _rust.NativeArray:
+def _native_array(
+    metadata: ArrayMetadata, codecs: Iterable[Codec], description: Description, options: Options
+) -> _rust.NativeArray:
     """Make the engine's array.
 
     Raises
@@ -416,25 +425,10 @@ def _native_array(metadata: ArrayMetadata, description: Description, options: Op
     NotImplementedError
         With the cause, when the engine cannot do it.
     """
-    dtype = _dtype(metadata)
-    if dtype.kind not in "biufc" + _OPAQUE or dtype.itemsize == 0 or dtype.names is not None:
-        msg = f"data type {dtype}"
-        raise UnsupportedError(msg)
-    kind = {"f": "float", "c": "complex"}.get(dtype.kind, "bits")
-    # Bytes of what a change of byte order reverses: halves of complex numbers, characters of text.
-    units = {"c": dtype.itemsize // 2, "U": 4, "S": 1, "V": 1}
-    unit = units.get(dtype.kind, dtype.itemsize)
-    big = dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
-    if dtype.itemsize > 8 and kind == "float":  # noqa: PLR2004  # extended precision has padding
-        msg = f"data type {dtype}"
-        raise UnsupportedError(msg)
-    fill = metadata.fill_value
-    if fill is None:
-        fill = metadata.dtype.default_scalar()
     return _rust.NativeArray(
-        json.dumps(metadata.to_dict(), default=_json),
-        (dtype.itemsize, kind, unit, big),
-        np.array(fill, dtype=dtype).tobytes(),
+        encoding(metadata, codecs),
+        element(metadata),
+        fill(metadata),
         description,
         {
             "chunk_concurrent_maximum": options.chunk_concurrent_maximum,
@@ -444,14 +438,3 @@ def _native_array(metadata: ArrayMetadata, description: Description, options: Op
             "coalesce": options.coalesce,
         },
     )
-
-
-def _json(value: Any) -> Any:  # noqa: ANN401  # whatever metadata holds
-    """Put numcodecs' codecs and other odd values in JSON's words."""
-    if hasattr(value, "get_config"):
-        return value.get_config()
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value)

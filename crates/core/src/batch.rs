@@ -154,6 +154,18 @@ impl Spec {
         }
     }
 
+    /// Refuses an object that has more bytes than an encoded chunk can have, before it is read.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] saying how many there are.
+    pub(crate) fn check_stored(&self, size: u64) -> Result<(), Error> {
+        if size > self.most_encoded {
+            let reason = format!("{size} bytes are no chunk of this shape");
+            return Err(Error::decode("bytes", reason));
+        }
+        Ok(())
+    }
+
     /// Elements along each axis.
     #[must_use]
     pub fn shape(&self) -> &[u64] {

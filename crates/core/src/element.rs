@@ -2,6 +2,11 @@
 
 use std::borrow::Cow;
 
+use half::f16;
+
+use crate::error::Error;
+use crate::scratch::append;
+
 /// How elements compare with the fill value, after zarr-python's `NDBuffer.all_equal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -112,21 +117,12 @@ impl ChunkSpec {
                 bytes[..unit].reverse();
             }
             match unit {
-                2 => half_to_f64(u16::from_le_bytes([bytes[0], bytes[1]])),
+                2 => f64::from(f16::from_le_bytes([bytes[0], bytes[1]])),
                 4 => f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
                 _ => f64::from_le_bytes(bytes),
             }
         });
         (parts.next().unwrap_or(0.0), parts.next().unwrap_or(0.0))
-    }
-}
-
-/// IEEE 754 binary16, of which only "is it NaN" is ever asked.
-fn half_to_f64(bits: u16) -> f64 {
-    if bits & 0x7c00 == 0x7c00 && bits & 0x03ff != 0 {
-        f64::NAN
-    } else {
-        f64::from(bits)
     }
 }
 
@@ -155,14 +151,17 @@ impl Element {
     }
 
     /// The bytes, reversed where `swap` says so.
-    pub(crate) fn swapped<'a>(&self, bytes: &'a [u8], swap: bool) -> Cow<'a, [u8]> {
-        if swap && self.swap_unit > 1 {
-            let mut bytes = bytes.to_vec();
-            self.swap(&mut bytes);
-            Cow::Owned(bytes)
-        } else {
-            Cow::Borrowed(bytes)
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where there is no memory for a copy.
+    pub(crate) fn swapped<'a>(&self, bytes: &'a [u8], swap: bool) -> Result<Cow<'a, [u8]>, Error> {
+        if !swap || self.swap_unit == 1 {
+            return Ok(Cow::Borrowed(bytes));
         }
+        let mut swapped = Vec::new();
+        append(&mut swapped, bytes)?;
+        self.swap(&mut swapped);
+        Ok(Cow::Owned(swapped))
     }
 }
 

@@ -33,6 +33,16 @@ pub enum Error {
         /// What was wrong.
         reason: Arc<str>,
     },
+    /// There is no memory for a chunk, or for the table of a shard's subchunks.
+    #[error(
+        "chunk {key:?} needs {nbytes} bytes of memory at once, which cannot be had; rewrite the array with smaller chunks, or read it where there is more memory"
+    )]
+    Memory {
+        /// Key of the chunk or shard.
+        key: Arc<str>,
+        /// Bytes that were asked for.
+        nbytes: usize,
+    },
     /// Something this engine does not do; zarr's own pipeline may.
     #[error("{0}")]
     Unsupported(Arc<str>),
@@ -136,6 +146,13 @@ impl Error {
         }
     }
 
+    pub(crate) fn memory(nbytes: usize) -> Self {
+        Self::Memory {
+            key: "".into(),
+            nbytes,
+        }
+    }
+
     pub(crate) fn invalid(reason: impl std::fmt::Display) -> Self {
         Self::Invalid(reason.to_string().into())
     }
@@ -154,8 +171,10 @@ impl Error {
     /// Names the chunk in an error raised where only its bytes were known.
     #[must_use]
     pub(crate) fn at(mut self, chunk: &Arc<str>) -> Self {
-        if let Self::Decode { key, .. } | Self::Encode { key, .. } | Self::Internal { key, .. } =
-            &mut self
+        if let Self::Decode { key, .. }
+        | Self::Encode { key, .. }
+        | Self::Internal { key, .. }
+        | Self::Memory { key, .. } = &mut self
         {
             *key = Arc::clone(chunk);
         }

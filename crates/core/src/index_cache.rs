@@ -109,7 +109,7 @@ mod tests {
     fn located(subchunks: usize, validator: bool) -> Located {
         let validator = validator.then(|| Validator::ETag("a".into()));
         Located {
-            index: Arc::new(ShardIndex::absent(subchunks)),
+            index: Arc::new(ShardIndex::absent(subchunks).unwrap()),
             validator,
         }
     }

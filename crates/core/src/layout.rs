@@ -10,6 +10,7 @@ use crate::codec::Chain;
 use crate::element::ChunkSpec;
 use crate::error::Error;
 use crate::shard::{IndexLocation, Sharding};
+use crate::stage::most_encoded;
 
 /// How one array's stored objects are made.
 #[derive(Debug, Clone)]
@@ -21,36 +22,26 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// From the `codecs` and `data_type` of Zarr v3 metadata.
+    /// From the `codecs` of Zarr v3 metadata.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming what is not known here.
-    pub fn from_v3(codecs: &Value, data_type: &Value, big_endian: bool) -> Result<Self, Error> {
+    pub fn from_v3(codecs: &Value, big_endian: bool) -> Result<Self, Error> {
         let parse = |error: serde_json::Error| Error::unsupported(format!("its metadata: {error}"));
         let codecs: Vec<MetadataV3> = serde_json::from_value(codecs.clone()).map_err(parse)?;
-        // Only chains outside the direct road ask for the data type by name.
-        let data_type = serde_json::from_value(data_type.clone())
-            .unwrap_or_else(|_| MetadataV3::new("unknown"));
-        Self::new(&codecs, &data_type, big_endian)
+        Self::new(&codecs, big_endian)
     }
 
-    /// From the `compressor`, `filters` and `order` of Zarr v2 metadata.
+    /// From the `compressor` and `order` of Zarr v2 metadata without filters.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming the filter or compressor that is not known here.
+    /// [`Error::Unsupported`] naming the compressor that is not known here.
     pub fn from_v2(
         compressor: &Value,
-        filters: &Value,
         fortran: bool,
         ndim: usize,
         spec: &crate::element::Element,
     ) -> Result<Self, Error> {
-        if let Some(filter) = filters.as_array().and_then(|filters| filters.first()) {
-            return Err(Error::unsupported(format!(
-                "filter {} of Zarr v2",
-                filter["id"]
-            )));
-        }
         let mut codecs = Vec::new();
         if fortran && ndim > 1 {
             let order: Vec<usize> = (0..ndim).rev().collect();
@@ -62,25 +53,19 @@ impl Layout {
         if !compressor.is_null() {
             codecs.push(v2_compressor(compressor, spec.size)?);
         }
-        Self::from_v3(&Value::Array(codecs), &json!("unknown"), spec.big_endian)
+        Self::from_v3(&Value::Array(codecs), spec.big_endian)
     }
 
-    fn new(codecs: &[MetadataV3], data_type: &MetadataV3, big_endian: bool) -> Result<Self, Error> {
-        if let [sharding] = codecs
-            && sharding.name() == "sharding_indexed"
-            && let Some(sharding) = Self::sharding(sharding, data_type, big_endian)?
+    fn new(codecs: &[MetadataV3], big_endian: bool) -> Result<Self, Error> {
+        if let [codec] = codecs
+            && codec.name() == "sharding_indexed"
         {
-            return Ok(Self::Shard(Box::new(sharding)));
+            return Ok(Self::Shard(Box::new(Self::sharding(codec, big_endian)?)));
         }
-        Chain::new(codecs, data_type, big_endian).map(Self::Chunk)
+        Chain::new(codecs, big_endian).map(Self::Chunk)
     }
 
-    /// `None` where the index is encoded in a way of its own, which is left to zarrs.
-    fn sharding(
-        codec: &MetadataV3,
-        data_type: &MetadataV3,
-        big_endian: bool,
-    ) -> Result<Option<Sharding>, Error> {
+    fn sharding(codec: &MetadataV3, big_endian: bool) -> Result<Sharding, Error> {
         let setting = |name: &str| codec.configuration().and_then(|values| values.get(name));
         let invalid =
             |what: &str| Error::unsupported(format!("codec \"sharding_indexed\": its {what}"));
@@ -100,25 +85,27 @@ impl Layout {
         };
         let index_codecs = parse(setting("index_codecs"), "index_codecs")?;
         let names: Vec<&str> = index_codecs.iter().map(MetadataV3::name).collect();
-        let little = index_codecs.first().is_some_and(|bytes| {
-            let endian = bytes
-                .configuration()
-                .and_then(|values| values.get("endian"));
-            endian.and_then(Value::as_str) != Some("big")
-        });
         let checksum = match names.as_slice() {
-            ["bytes"] if little => false,
-            ["bytes", "crc32c"] if little => true,
-            _ => return Ok(None),
+            ["bytes"] => false,
+            ["bytes", "crc32c"] => true,
+            _ => return Err(invalid("index_codecs")),
+        };
+        let endian = index_codecs[0]
+            .configuration()
+            .and_then(|values| values.get("endian"));
+        let big_endian_index = match endian.and_then(Value::as_str) {
+            Some("little") => false,
+            Some("big") => true,
+            _ => return Err(invalid("index_codecs have no byte order")),
         };
         let codecs = parse(setting("codecs"), "codecs")?;
-        let inner = Self::new(&codecs, data_type, big_endian)?;
-        Ok(Some(Sharding {
+        Ok(Sharding {
             chunk_shape,
-            inner,
+            inner: Self::new(&codecs, big_endian)?,
             location,
             checksum,
-        }))
+            big_endian_index,
+        })
     }
 
     /// Checks what only the chunk's own shape can tell.
@@ -147,12 +134,9 @@ impl Layout {
         }
     }
 
-    /// Bytes that an encoded chunk cannot exceed: no codec makes more than twice of its input, but for
-    /// what is left of small ones; indexes of shards come on top.
+    /// Bytes that an encoded chunk cannot exceed; indexes of shards come on top of what its codecs make.
     pub(crate) fn most_encoded(&self, spec: &ChunkSpec) -> u64 {
-        const SLACK: u64 = 1 << 20;
-        let nbytes = spec.nbytes().unwrap_or(usize::MAX) as u64;
-        let mut most = nbytes.saturating_mul(2).saturating_add(SLACK);
+        let mut most = most_encoded(spec.nbytes().unwrap_or(usize::MAX)) as u64;
         let (mut layout, mut spec) = (self, spec.clone());
         let mut count = 1_u64;
         while let Self::Shard(sharding) = layout {
@@ -197,17 +181,23 @@ fn v2_compressor(compressor: &Value, itemsize: usize) -> Result<Value, Error> {
         }),
         "gzip" | "zlib" | "bz2" => json!({"level": compressor["level"].as_i64().unwrap_or(1)}),
         "blosc" => {
+            // As numcodecs: where nothing is said, of the elements that there are.
+            let typesize = compressor["typesize"].as_u64().unwrap_or(itemsize as u64);
             // numcodecs: -1 chooses bit shuffling for single bytes and byte shuffling for the rest.
-            let shuffle = match (compressor["shuffle"].as_i64().unwrap_or(1), itemsize) {
+            let shuffle = match (compressor["shuffle"].as_i64().unwrap_or(1), typesize) {
                 (2, _) | (-1, 1) => "bitshuffle",
                 (1 | -1, _) => "shuffle",
-                _ => "noshuffle",
+                (0, _) => "noshuffle",
+                (other, _) => {
+                    let text = format!("compressor \"blosc\" of Zarr v2: its shuffle is {other}");
+                    return Err(Error::unsupported(text));
+                }
             };
             json!({
                 "cname": compressor["cname"],
                 "clevel": compressor["clevel"],
                 "shuffle": shuffle,
-                "typesize": itemsize,
+                "typesize": typesize,
                 "blocksize": compressor["blocksize"].as_u64().unwrap_or(0),
             })
         }
@@ -235,7 +225,7 @@ mod tests {
             "index_location": "start"}}]);
         let outer = json!([{"name": "sharding_indexed", "configuration": {
             "chunk_shape": [4, 8], "codecs": inner, "index_codecs": index}}]);
-        let layout = Layout::from_v3(&outer, &json!("uint8"), false).unwrap();
+        let layout = Layout::from_v3(&outer, false).unwrap();
         assert_eq!(
             "sharding_indexed of [4, 8] [sharding_indexed of [2, 2] [bytes]]",
             layout.describe()
@@ -256,22 +246,18 @@ mod tests {
     }
 
     #[test]
-    fn v2_filters_and_unknown_compressors_are_named() {
+    fn unknown_compressors_of_v2_are_named() {
         let element = Element {
             size: 4,
             kind: Kind::Float,
             swap_unit: 4,
             big_endian: true,
         };
-        let v2 = |compressor: Value, filters: Value| {
-            Layout::from_v2(&compressor, &filters, true, 2, &element)
-        };
+        let v2 = |compressor: Value| Layout::from_v2(&compressor, true, 2, &element);
         let blosc = json!({"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": -1});
-        let layout = v2(blosc, Value::Null).unwrap();
+        let layout = v2(blosc).unwrap();
         assert_eq!("transpose, bytes, blosc", layout.describe());
-        let error = v2(json!({"id": "lz77"}), json!([])).unwrap_err();
+        let error = v2(json!({"id": "lz77"})).unwrap_err();
         assert!(error.to_string().contains("lz77"));
-        let error = v2(Value::Null, json!([{"id": "delta"}])).unwrap_err();
-        assert!(error.to_string().contains("delta"));
     }
 }

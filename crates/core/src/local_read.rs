@@ -37,13 +37,7 @@ pub(crate) fn read_local(
     };
     match &fetch.array.layout {
         Layout::Chunk(_) => {
-            if opened.size() > fetch.spec.most_encoded {
-                let size = opened.size();
-                return Err(Error::decode(
-                    "bytes",
-                    format!("{size} bytes are no chunk of this shape"),
-                ));
-            }
+            fetch.spec.check_stored(opened.size())?;
             with_encoded(|encoded| {
                 store.read(&fetch.key, &opened, 0..opened.size(), encoded)?;
                 work.stats.bytes_read.add(encoded.len() as u64);

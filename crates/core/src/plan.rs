@@ -185,7 +185,7 @@ mod tests {
 
     /// A batch of chunks of `len` bytes, each with one selection.
     fn batch(codecs: &serde_json::Value, len: u64, selections: &[Selection]) -> Batch {
-        let layout = Layout::from_v3(codecs, &json!("uint8"), false).unwrap();
+        let layout = Layout::from_v3(codecs, false).unwrap();
         let settings = Settings {
             chunk_concurrent_maximum: None,
             chunk_concurrent_minimum: 4,
@@ -220,11 +220,10 @@ mod tests {
     /// A shard of uint8 with four subchunks of ten, of which the third is not stored.
     fn shard() -> (Box<Sharding>, ShardIndex) {
         let codecs = shards(&[10], &bytes());
-        let Layout::Shard(sharding) = Layout::from_v3(&codecs, &json!("uint8"), false).unwrap()
-        else {
+        let Layout::Shard(sharding) = Layout::from_v3(&codecs, false).unwrap() else {
             panic!("not a shard")
         };
-        let mut index = ShardIndex::absent(4);
+        let mut index = ShardIndex::absent(4).unwrap();
         index.set(0, &(0..10));
         index.set(1, &(15..25));
         index.set(3, &(30..40));
@@ -294,7 +293,7 @@ mod tests {
         let How::Parts(sharding) = how(&batch, &batch.items[0], 1 << 20) else {
             panic!("read whole")
         };
-        let mut index = ShardIndex::absent(2);
+        let mut index = ShardIndex::absent(2).unwrap();
         index.set(0, &(0..100));
         let plan = spans(
             sharding,

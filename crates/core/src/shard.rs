@@ -1,7 +1,7 @@
 //! The shard index: where each subchunk's encoded bytes stand in their shard.
 //!
 //! The format is the specification's (<https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/>):
-//! one pair of little-endian 64-bit numbers, offset and length, per subchunk in C order; all bits set
+//! one pair of 64-bit numbers, offset and length, per subchunk in C order; all bits set
 //! where there is none. An index is distrusted: its checksum is compared, and an entry that leaves the
 //! shard or runs into the index is an error, not a read somewhere else.
 
@@ -11,6 +11,7 @@ use std::ops::Range;
 use crate::element::ChunkSpec;
 use crate::error::Error;
 use crate::layout::Layout;
+use crate::scratch::reserve;
 use crate::stage::{DecodeOptions, strip_crc32c};
 
 /// Both numbers of an entry without a subchunk.
@@ -36,6 +37,8 @@ pub struct Sharding {
     pub location: IndexLocation,
     /// Whether a CRC32C of the index follows it.
     pub checksum: bool,
+    /// Whether the index is big-endian.
+    pub big_endian_index: bool,
 }
 
 /// A decoded shard index.
@@ -100,10 +103,14 @@ impl Sharding {
 
 impl ShardIndex {
     /// An index without any subchunk.
-    pub(crate) fn absent(subchunks: usize) -> Self {
-        Self {
-            entries: vec![(ABSENT, ABSENT); subchunks],
-        }
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where there is no memory for so many entries.
+    pub(crate) fn absent(subchunks: usize) -> Result<Self, Error> {
+        let mut entries = Vec::new();
+        reserve(&mut entries, subchunks)?;
+        entries.resize(subchunks, (ABSENT, ABSENT));
+        Ok(Self { entries })
     }
 
     /// Decodes an index, and checks every entry against the part of the shard that holds subchunks.
@@ -130,41 +137,53 @@ impl ShardIndex {
         let subspec = spec.with_shape(&sharding.chunk_shape);
         let longest = sharding.inner.most_encoded(&subspec);
         let (pairs, _) = entries.as_chunks::<16>();
-        let entries = pairs
-            .iter()
-            .map(|pair| {
-                let pair = u128::from_le_bytes(*pair);
-                #[expect(clippy::cast_possible_truncation, reason = "the two halves are wanted")]
-                let (offset, length) = (pair as u64, (pair >> 64) as u64);
-                let end = offset.checked_add(length);
-                let present = (offset, length) != (ABSENT, ABSENT);
-                if present && length > longest {
-                    return Err(damaged(format!(
-                        "its index has a subchunk of {length} bytes"
-                    )));
-                }
-                if present && (offset < section.start || end.is_none_or(|end| end > section.end)) {
-                    return Err(damaged(format!(
-                        "its index points to bytes {offset}+{length} of a shard of {shard_size}"
-                    )));
-                }
-                Ok((offset, length))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { entries })
+        let number = |bytes: [u8; 8]| match sharding.big_endian_index {
+            true => u64::from_be_bytes(bytes),
+            false => u64::from_le_bytes(bytes),
+        };
+        let mut index = Self::absent(pairs.len())?;
+        for (entry, pair) in index.entries.iter_mut().zip(pairs) {
+            let (halves, _) = pair.as_chunks::<8>();
+            let (offset, length) = (number(halves[0]), number(halves[1]));
+            let end = offset.checked_add(length);
+            let present = (offset, length) != (ABSENT, ABSENT);
+            if present && length > longest {
+                return Err(damaged(format!(
+                    "its index has a subchunk of {length} bytes"
+                )));
+            }
+            if present && (offset < section.start || end.is_none_or(|end| end > section.end)) {
+                return Err(damaged(format!(
+                    "its index points to bytes {offset}+{length} of a shard of {shard_size}"
+                )));
+            }
+            *entry = (offset, length);
+        }
+        Ok(index)
     }
 
-    pub(crate) fn encode(&self, checksum: bool) -> Vec<u8> {
-        let mut encoded: Vec<u8> = self
+    /// Appends the encoded index to `into`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where there is no memory for it.
+    pub(crate) fn encode(&self, sharding: &Sharding, into: &mut Vec<u8>) -> Result<(), Error> {
+        let start = into.len();
+        reserve(into, self.nbytes() + 4)?;
+        for number in self
             .entries
             .iter()
-            .flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()])
-            .flatten()
-            .collect();
-        if checksum {
-            encoded.extend_from_slice(&crc32c::crc32c(&encoded).to_le_bytes());
+            .flat_map(|(offset, length)| [offset, length])
+        {
+            into.extend_from_slice(&match sharding.big_endian_index {
+                true => number.to_be_bytes(),
+                false => number.to_le_bytes(),
+            });
         }
-        encoded
+        if sharding.checksum {
+            let checksum = crc32c::crc32c(&into[start..]);
+            into.extend_from_slice(&checksum.to_le_bytes());
+        }
+        Ok(())
     }
 
     /// Byte range of the subchunk with this number in C order, where it is there.
@@ -194,11 +213,14 @@ mod tests {
     };
 
     fn sharding(location: &str) -> (Box<Sharding>, ChunkSpec) {
+        sharding_with(location, "little")
+    }
+
+    fn sharding_with(location: &str, endian: &str) -> (Box<Sharding>, ChunkSpec) {
         let codecs = json!([{"name": "sharding_indexed", "configuration": {
             "chunk_shape": [2], "codecs": [{"name": "bytes"}], "index_location": location,
-            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]}}]);
-        let Layout::Shard(sharding) = Layout::from_v3(&codecs, &json!("uint8"), false).unwrap()
-        else {
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": endian}}, {"name": "crc32c"}]}}]);
+        let Layout::Shard(sharding) = Layout::from_v3(&codecs, false).unwrap() else {
             panic!("not a shard")
         };
         let element = Element {
@@ -217,14 +239,31 @@ mod tests {
         )
     }
 
+    fn encoded(index: &ShardIndex, sharding: &Sharding) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        index.encode(sharding, &mut encoded).unwrap();
+        encoded
+    }
+
+    #[test]
+    fn a_table_beyond_memory_is_an_error() {
+        let refused = ShardIndex::absent(usize::MAX / 16);
+        assert!(matches!(refused, Err(Error::Memory { .. })));
+    }
+
     #[test]
     fn an_index_comes_back_as_it_went() {
-        let (sharding, spec) = sharding("end");
-        let mut index = ShardIndex::absent(3);
+        for endian in ["little", "big"] {
+            comes_back(&sharding_with("end", endian));
+        }
+    }
+
+    fn comes_back((sharding, spec): &(Box<Sharding>, ChunkSpec)) {
+        let mut index = ShardIndex::absent(3).unwrap();
         index.set(2, &(0..7));
-        let encoded = index.encode(true);
-        assert_eq!(sharding.index_size(&spec), encoded.len() as u64);
-        let decoded = ShardIndex::decode(&encoded, &sharding, &spec, 7 + 52, OPTIONS).unwrap();
+        let encoded = encoded(&index, sharding);
+        assert_eq!(sharding.index_size(spec), encoded.len() as u64);
+        let decoded = ShardIndex::decode(&encoded, sharding, spec, 7 + 52, OPTIONS).unwrap();
         assert_eq!(index, decoded);
         assert_eq!(
             vec![None, None, Some(0..7)],
@@ -242,9 +281,10 @@ mod tests {
             ("end", 60, u64::MAX - 1..u64::MAX, false),
         ] {
             let (sharding, spec) = sharding(location);
-            let mut index = ShardIndex::absent(3);
+            let mut index = ShardIndex::absent(3).unwrap();
             index.set(1, &range);
-            let decoded = ShardIndex::decode(&index.encode(true), &sharding, &spec, size, OPTIONS);
+            let decoded =
+                ShardIndex::decode(&encoded(&index, &sharding), &sharding, &spec, size, OPTIONS);
             assert_eq!(good, decoded.is_ok(), "{location} {range:?}");
         }
     }
@@ -252,7 +292,7 @@ mod tests {
     #[test]
     fn a_wrong_checksum_is_refused_unless_it_is_not_wanted() {
         let (sharding, spec) = sharding("end");
-        let mut encoded = ShardIndex::absent(3).encode(true);
+        let mut encoded = encoded(&ShardIndex::absent(3).unwrap(), &sharding);
         *encoded.last_mut().unwrap() ^= 1;
         assert!(ShardIndex::decode(&encoded, &sharding, &spec, 52, OPTIONS).is_err());
         let lenient = DecodeOptions {

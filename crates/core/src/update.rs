@@ -13,7 +13,7 @@ use crate::out::OutBuffer;
 use crate::place::{Work, bytes_of, straight};
 use crate::pool;
 use crate::runs::runs;
-use crate::scratch::with_decoded;
+use crate::scratch::{append, reserve, resize, with_decoded};
 use crate::selection::Selection;
 use crate::shard::{IndexLocation, ShardIndex, Sharding};
 use crate::split::Split;
@@ -56,7 +56,7 @@ pub(crate) fn encode_empty(
             let nbytes = spec
                 .nbytes()
                 .ok_or_else(|| Error::invalid("the chunk is too large"))?;
-            scratch.resize(nbytes, 0);
+            resize(scratch, nbytes)?;
             spec.fill_into(scratch);
             chain.encode(spec, scratch, into)
         }),
@@ -64,8 +64,7 @@ pub(crate) fn encode_empty(
             let subchunks = sharding.grid(spec).iter().product::<u64>();
             let count = usize::try_from(subchunks)
                 .map_err(|_| Error::invalid("the shard has too many subchunks"))?;
-            into.extend_from_slice(&ShardIndex::absent(count).encode(sharding.checksum));
-            Ok(())
+            ShardIndex::absent(count)?.encode(sharding, into)
         }
     }
 }
@@ -96,7 +95,7 @@ fn update_chunk(
         return encode(pass.slice(offset, len));
     }
     with_decoded(|scratch| {
-        scratch.resize(nbytes, 0);
+        resize(scratch, nbytes)?;
         match existing {
             _ if selection.covers(&spec.shape) => {}
             Some(existing) => {
@@ -141,11 +140,11 @@ fn update_shard(
             let options = values.work.options;
             ShardIndex::decode(encoded, sharding, spec, shard.len() as u64, options)?
         }
-        None => ShardIndex::absent(count),
+        None => ShardIndex::absent(count)?,
     };
-    let mut subchunks: Vec<Subchunk> = (0..count)
-        .map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept))
-        .collect();
+    let mut subchunks = Vec::new();
+    reserve(&mut subchunks, count)?;
+    subchunks.extend((0..count).map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept)));
     let split = Split::new(selection, &sharding.chunk_shape, &grid);
     let subspec = spec.with_shape(&sharding.chunk_shape);
     let inner = Values {
@@ -203,21 +202,21 @@ fn assemble(
     let origin = into.len();
     let index_size = usize::try_from(sharding.index_size(spec)).unwrap_or(0);
     if sharding.location == IndexLocation::Start {
-        into.resize(origin + index_size, 0);
+        resize(into, origin + index_size)?;
     }
-    let mut index = ShardIndex::absent(subchunks.len());
+    let mut index = ShardIndex::absent(subchunks.len())?;
     let mut any = false;
     for (at, subchunk) in subchunks.iter().enumerate() {
         let start = into.len() - origin;
         let stored = match subchunk {
             Subchunk::Absent | Subchunk::Encoded(None) => false,
             Subchunk::Kept(range) => {
-                into.extend_from_slice(bytes_of(existing, range)?);
+                append(into, bytes_of(existing, range)?)?;
                 true
             }
             Subchunk::Touched(part) => encode(at, *part, into)?,
             Subchunk::Encoded(Some(bytes)) => {
-                into.extend_from_slice(bytes);
+                append(into, bytes)?;
                 true
             }
         };
@@ -230,10 +229,13 @@ fn assemble(
         into.truncate(origin);
         return Ok(false);
     }
-    let encoded = index.encode(sharding.checksum);
     match sharding.location {
-        IndexLocation::Start => into[origin..origin + index_size].copy_from_slice(&encoded),
-        IndexLocation::End => into.extend_from_slice(&encoded),
+        IndexLocation::Start => {
+            let mut encoded = Vec::new();
+            index.encode(sharding, &mut encoded)?;
+            into[origin..origin + index_size].copy_from_slice(&encoded);
+        }
+        IndexLocation::End => index.encode(sharding, into)?,
     }
     Ok(true)
 }

@@ -183,6 +183,9 @@ impl Writer {
             };
             let existing = match opened {
                 Some(opened) => {
+                    if matches!(self.batch.array.layout, Layout::Chunk(_)) {
+                        item.spec.check_stored(opened.size())?;
+                    }
                     store.read(&item.key, &opened, 0..opened.size(), before)?;
                     stats.bytes_read.add(before.len() as u64);
                     Some(before.as_slice())

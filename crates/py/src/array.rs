@@ -28,7 +28,8 @@ use crate::store::Description;
 /// Parameters
 /// ----------
 /// metadata : str
-///     The array's metadata as JSON, of Zarr v2 or v3.
+///     How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order`` and ``ndim``
+///     of Zarr v2.
 /// element : tuple[int, str, int, bool]
 ///     Bytes of one element, how it compares (``"bits"``, ``"float"`` or ``"complex"``), bytes of
 ///     the parts that a change of byte order reverses, and whether it is big-endian in memory.
@@ -359,20 +360,11 @@ fn layout(
     metadata: &serde_json::Value,
     element: &Element,
 ) -> Result<Layout, zarrs_async_core::Error> {
-    if metadata["zarr_format"] == 2 {
-        let ndim = metadata["shape"].as_array().map_or(0, Vec::len);
-        let fortran = metadata["order"] == "F";
-        return Layout::from_v2(
-            &metadata["compressor"],
-            &metadata["filters"],
-            fortran,
-            ndim,
-            element,
-        );
+    if metadata["codecs"].is_array() {
+        return Layout::from_v3(&metadata["codecs"], element.big_endian);
     }
-    Layout::from_v3(
-        &metadata["codecs"],
-        &metadata["data_type"],
-        element.big_endian,
-    )
+    let ndim = metadata["ndim"].as_u64().unwrap_or(0);
+    let ndim = usize::try_from(ndim).unwrap_or(0);
+    let fortran = metadata["order"] == "F";
+    Layout::from_v2(&metadata["compressor"], fortran, ndim, element)
 }

@@ -79,6 +79,11 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
             details.set_item("key", &**key)?;
             "InternalError"
         }
+        Error::Memory { key, nbytes } => {
+            details.set_item("key", &**key)?;
+            details.set_item("nbytes", nbytes)?;
+            "ChunkMemoryError"
+        }
         Error::Unsupported(_) => "UnsupportedError",
         Error::Stopped(_) => "ShutdownError",
         _ => "InvalidBatchError",

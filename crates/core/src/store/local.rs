@@ -105,9 +105,15 @@ impl LocalStore {
         range: Range<u64>,
         into: &mut Vec<u8>,
     ) -> Result<(), Error> {
+        let len = range.end.saturating_sub(range.start);
         opened
             .read(range, into)
-            .map_err(|error| self.failure("get", key, error))
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::OutOfMemory => {
+                    Error::memory(usize::try_from(len).unwrap_or(usize::MAX)).at(&key.into())
+                }
+                _ => self.failure("get", key, error),
+            })
     }
 
     /// Replaces an object, by way of a temporary file in the same directory.
@@ -219,7 +225,7 @@ impl Opened {
         if self.direct_io {
             return self.read_direct(range.start, len, into);
         }
-        into.reserve_exact(len);
+        into.try_reserve_exact(len)?;
         let wanted = into.len() + len;
         let mut at = range.start;
         while into.len() < wanted {
@@ -246,7 +252,10 @@ impl Opened {
         let first = start / block * block;
         let skip = usize::try_from(start - first).map_err(io::Error::other)?;
         let span = (skip + len).next_multiple_of(BLOCK);
-        let mut blocks = vec![0; span + BLOCK];
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(span + BLOCK)?;
+        blocks.resize(span + BLOCK, 0);
+        into.try_reserve_exact(len)?;
         let aligned = blocks.as_ptr().align_offset(BLOCK);
         let blocks = &mut blocks[aligned..aligned + span];
         let mut filled = 0;

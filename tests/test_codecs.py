@@ -1,0 +1,307 @@
+"""Codecs to the bit: each reads what the other wrote, the engine and numcodecs; or zarr's pipeline does it."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numcodecs  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+import zarr
+from numcodecs.blosc import list_compressors  # type: ignore[import-untyped]
+from oracle import DEFAULT, OURS, assert_same_bits, created, opened
+from strategies import random_values
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ShardingCodec,
+    TransposeCodec,
+    ZstdCodec,
+)
+from zarr.storage import MemoryStore
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+try:
+    from zarr.codecs import numcodecs as extensions
+except ImportError:
+    from numcodecs import zarr3 as extensions  # type: ignore[no-redef]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3 specification"),
+    pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification"),
+    pytest.mark.filterwarnings("ignore:zarrs_async does not support"),
+    pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec disables partial reads"),
+]
+
+SHUFFLES: tuple[Any, ...] = ("noshuffle", "shuffle", "bitshuffle")
+DTYPES = ("|i1", "<u2", ">f8", "|S3")
+LENGTHS = (1, 7, 333)
+"""Of a chunk, in elements: with these types odd and even numbers of bytes, one included."""
+
+
+def _named(*codecs: Any) -> tuple[str, tuple[Any, ...]]:
+    return " ".join(str(codec.to_dict()) for codec in codecs), codecs
+
+
+COPIES = dict(
+    [
+        ("bytes", ()),
+        _named(Crc32cCodec()),
+        _named(extensions.Fletcher32()),
+        _named(extensions.Shuffle()),
+        _named(extensions.Shuffle(elementsize=1)),
+        _named(extensions.Fletcher32(), Crc32cCodec()),
+        _named(extensions.Shuffle(), extensions.Fletcher32()),
+    ]
+)
+"""Chains that do not compress: what they make is the same bytes, whoever makes it."""
+COMPRESSORS = dict(
+    [
+        *(
+            _named(ZstdCodec(level=level, checksum=check))
+            for level, check in ((-7, True), (0, False), (3, True), (22, False))
+        ),
+        *(_named(GzipCodec(level=level)) for level in range(10)),
+        *(_named(extensions.Zlib(level=level)) for level in (-1, 0, 1, 9)),
+        _named(extensions.Zlib()),
+        *(_named(extensions.BZ2(level=level)) for level in (1, 9)),
+        _named(extensions.BZ2()),
+        *(
+            _named(BloscCodec(cname=cname, shuffle=shuffle, clevel=clevel))
+            for cname, shuffle, clevel in product(list_compressors(), SHUFFLES, (0, 5))
+        ),
+        *(_named(BloscCodec(typesize=typesize, shuffle="shuffle")) for typesize in (1, 3, 255, 300)),
+        *(_named(BloscCodec(cname="lz4", clevel=9, blocksize=blocksize)) for blocksize in (1, 100, 2**20)),
+        *(_named(first, ZstdCodec()) for first in (Crc32cCodec(), GzipCodec(), extensions.Shuffle(), BloscCodec())),
+        _named(ZstdCodec(), Crc32cCodec(), GzipCodec()),
+        _named(extensions.Zlib(), extensions.Fletcher32(), extensions.BZ2()),
+    ]
+)
+COMPRESSORS_V2 = {
+    str(codec and codec.get_config()): codec
+    for codec in (
+        None,
+        *(numcodecs.Zstd(level=level, checksum=check) for level, check in ((-7, True), (0, False), (22, False))),
+        *(kind(level=level) for kind in (numcodecs.GZip, numcodecs.Zlib) for level in (-1, 0, 1, 9)),
+        *(numcodecs.BZ2(level=level) for level in (1, 9)),
+        *(
+            numcodecs.Blosc(cname=cname, shuffle=shuffle, clevel=clevel)
+            for cname, shuffle, clevel in product(list_compressors(), (-1, 0, 1, 2), (0, 5))
+        ),
+        numcodecs.Blosc(blocksize=100),
+    )
+}
+LEFT: dict[str, dict[str, Any]] = {
+    "bitround": {"filters": [extensions.BitRound(keepbits=3)], "dtype": "f4"},
+    "fixedscaleoffset": {"filters": [extensions.FixedScaleOffset(offset=0, scale=1000, dtype="f8", astype="f8")]},
+    "fixedscaleoffset-to-i4": {"filters": [extensions.FixedScaleOffset(offset=5, scale=3, dtype="f8", astype="i4")]},
+    "quantize": {"filters": [extensions.Quantize(digits=2, dtype="f8")]},
+    "delta": {"filters": [extensions.Delta(dtype="f8")]},
+    "astype": {"filters": [extensions.AsType(encode_dtype="f4", decode_dtype="f8")]},
+    "numcodecs.zstd": {"compressors": [extensions.Zstd(level=1)]},
+    "numcodecs.gzip": {"compressors": [extensions.GZip(level=1)]},
+    "numcodecs.blosc": {"compressors": [extensions.Blosc()]},
+    "numcodecs.lz4": {"compressors": [extensions.LZ4()]},
+    "numcodecs.lzma": {"compressors": [extensions.LZMA()]},
+    "numcodecs.crc32": {"compressors": [extensions.CRC32()]},
+    "numcodecs.crc32c": {"compressors": [extensions.CRC32C(location="start")]},
+    "numcodecs.adler32": {"compressors": [extensions.Adler32()]},
+    "numcodecs.jenkins_lookup3": {"compressors": [extensions.JenkinsLookup3(initval=0)]},
+    "before shards": {"filters": [TransposeCodec(order=(0,))], "serializer": ShardingCodec(chunk_shape=(7,))},
+    "after shards": {"serializer": ShardingCodec(chunk_shape=(7,)), "compressors": [GzipCodec()]},
+    "sum of an index": {
+        "serializer": ShardingCodec(chunk_shape=(7,), index_codecs=[BytesCodec(), extensions.Fletcher32()])
+    },
+}
+"""Codecs that zarr's own pipeline does."""
+
+
+def stored(array: Any) -> dict[str, bytes]:
+    """Give the chunks that a memory store holds."""
+    return {
+        key: bytes(value.to_bytes())
+        for key, value in array.store._store_dict.items()
+        if not key.endswith((".json", ".zarray", ".zattrs"))
+    }
+
+
+def both_ways(dtype: str, length: int, *, same_bytes: bool, **arguments: Any) -> None:
+    """Write three chunks with either pipeline and read each with both."""
+    values = random_values(np.dtype(dtype), (3 * length,), length)
+    values[length : 2 * length] = values[0]
+    arguments.update(shape=values.shape, chunks=(length,), dtype=dtype)
+    arrays = [created(MemoryStore(), pipeline, **arguments) for pipeline in (OURS, DEFAULT)]
+    for array in arrays:
+        array[...] = values
+        expected = values.astype(opened(array.store, DEFAULT).dtype)  # Zarr v3 knows no byte order in memory
+        assert_same_bits(opened(array.store, OURS)[...], expected)
+        assert_same_bits(opened(array.store, DEFAULT)[...], expected)
+        assert_same_bits(opened(array.store, OURS)[1:-1], expected[1:-1])
+    ours, default = (stored(array) for array in arrays)
+    assert ours.keys() == default.keys()
+    assert len(ours) == 3
+    if same_bytes:
+        assert ours == default
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("name", [*COPIES, *COMPRESSORS])
+def test_each_reads_what_the_other_wrote(name: str) -> None:
+    codecs = COPIES.get(name, COMPRESSORS.get(name))
+    for dtype, length in product(DTYPES, LENGTHS):
+        both_ways(dtype, length, same_bytes=name in COPIES, compressors=codecs, filters=())
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("name", COMPRESSORS_V2)
+def test_each_reads_what_the_other_wrote_in_v2(name: str) -> None:
+    codec = COMPRESSORS_V2[name]
+    for dtype, length in product(DTYPES, LENGTHS):
+        both_ways(dtype, length, same_bytes=codec is None, compressors=codec, filters=None, zarr_format=2)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("endian", ["little", "big"])
+@pytest.mark.parametrize("location", ["start", "end"])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_indexes_of_shards(endian: Any, location: Any, checksum: bool) -> None:  # noqa: FBT001  # a parameter
+    index: list[Any] = [BytesCodec(endian=endian), *([Crc32cCodec()] if checksum else [])]
+    sharding = ShardingCodec(chunk_shape=(9,), index_codecs=index, index_location=location)
+    # zarr's own order of subchunks is another one, but where there is one it is the same.
+    for length in (9, 27):
+        both_ways("<i4", length, same_bytes=length == 9, serializer=sharding, filters=(), compressors=())
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_is_left_to_zarr_is_stored_as_zarr_stores_it(pipeline: ModuleType, name: str) -> None:
+    arguments: dict[str, Any] = {"dtype": "f8", "compressors": None, **LEFT[name]}
+    values = (np.arange(42) * 123456.789).astype(arguments["dtype"])
+    before = pipeline.stats()["fallback_batches"]
+    arrays = [created(MemoryStore(), path, shape=(42,), chunks=(14,), **arguments) for path in (OURS, DEFAULT)]
+    for array in arrays:
+        array[...] = values
+    ours, default = arrays
+    assert stored(ours) == stored(default)
+    assert_same_bits(ours[...], default[...])
+    assert pipeline.stats()["fallback_batches"] == before + 2
+
+
+def test_pcodec_is_left_to_zarr(pipeline: ModuleType) -> None:
+    pytest.importorskip("pcodec")
+    array = created(
+        MemoryStore(), OURS, shape=(9,), dtype="f8", serializer=extensions.PCodec(level=8), compressors=None
+    )
+    array[...] = np.arange(9)
+    assert_same_bits(opened(array.store, DEFAULT)[...], np.arange(9.0))
+    assert pipeline.stats()["fallback_batches"] > 0
+
+
+def test_the_documented_codecs_are_the_ones_tested() -> None:
+    table = (Path(__file__).parent.parent / "docs/reference/support.md").read_text().partition("## Codecs")[2]
+    rows = [row.split("|")[1:3] for row in table.partition("##")[0].splitlines() if row.startswith("| `")]
+    native = {
+        name for codecs, how in rows if how.strip().startswith("native") for name in re.findall("`([^`]+)`", codecs)
+    }
+    tested = {codec.to_dict()["name"] for codecs in (COPIES | COMPRESSORS).values() for codec in codecs}
+    assert native == tested | {"bytes", "transpose", "sharding_indexed"}
+
+
+@pytest.mark.parametrize("codec", [GzipCodec(level=1), extensions.Shuffle(elementsize=2), Crc32cCodec()])
+def test_a_codec_of_another_class_is_asked(pipeline: ModuleType, codec: Any) -> None:
+    """Wherever it stands: in the chain, in a shard, in the index of a shard."""
+    asked = []
+
+    class Asked(type(codec)):  # type: ignore[misc]  # the class of the parameter
+        def _encode_sync(self, *arguments: Any) -> Any:
+            asked.append("encode")
+            return super()._encode_sync(*arguments)
+
+        def _decode_sync(self, *arguments: Any) -> Any:
+            asked.append("decode")
+            return super()._decode_sync(*arguments)
+
+        async def _encode_single(self, *arguments: Any) -> Any:
+            asked.append("encode")
+            return await super()._encode_single(*arguments)
+
+        async def _decode_single(self, *arguments: Any) -> Any:
+            asked.append("decode")
+            return await super()._decode_single(*arguments)
+
+    settings = codec.to_dict().get("configuration", {})
+    uses: list[dict[str, Any]] = [
+        {"compressors": [Asked(**settings)]},
+        {"serializer": ShardingCodec(chunk_shape=(2,), codecs=[BytesCodec(), Asked(**settings)]), "compressors": ()},
+    ]
+    if isinstance(codec, Crc32cCodec):
+        index: list[Any] = [BytesCodec(), Asked()]
+        uses.append({"serializer": ShardingCodec(chunk_shape=(2,), index_codecs=index), "compressors": ()})
+    for use in uses:
+        asked.clear()
+        before = pipeline.stats()["fallback_batches"]
+        array = created(MemoryStore(), OURS, shape=(4,), chunks=(4,), dtype="u2", filters=(), **use)
+        array[...] = np.arange(1, 5)
+        assert_same_bits(array[...], np.arange(1, 5, dtype="u2"))
+        assert {"encode", "decode"} <= set(asked)
+        assert pipeline.stats()["fallback_batches"] == before + 2
+
+
+def test_a_compressor_of_v2_of_another_class_is_asked(pipeline: ModuleType) -> None:
+    asked = []
+
+    class Asked(numcodecs.Zlib):  # type: ignore[misc]  # untyped
+        def encode(self, buf: Any) -> Any:
+            asked.append(len(buf))
+            return super().encode(buf)
+
+    before = pipeline.stats()["fallback_batches"]
+    array = created(MemoryStore(), OURS, shape=(4,), dtype="i4", zarr_format=2, compressors=Asked(level=1))
+    array[...] = 5
+    assert asked == [4]
+    assert pipeline.stats()["fallback_batches"] == before + 1
+
+
+def test_a_codec_that_numcodecs_was_told_of_is_asked(pipeline: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Asked(numcodecs.Zlib):  # type: ignore[misc]  # untyped
+        def encode(self, buf: Any) -> Any:
+            asked.append(len(buf))
+            return super().encode(buf)
+
+    monkeypatch.setitem(numcodecs.registry.codec_registry, "zlib", Asked)
+    array = created(MemoryStore(), OURS, shape=(4,), dtype="i4", compressors=[extensions.Zlib(level=1)])
+    array[...] = 5
+    assert len(asked) == 1
+    assert pipeline.stats()["fallback_batches"] > 0
+
+
+def test_a_filter_of_v2_is_left_to_zarr(pipeline: ModuleType) -> None:
+    before = pipeline.stats()["fallback_batches"]
+    delta = numcodecs.Delta(dtype="i4")
+    array = created(MemoryStore(), OURS, shape=(4,), dtype="i4", zarr_format=2, filters=[delta], compressors=None)
+    array[...] = np.arange(4)
+    assert_same_bits(opened(array.store, DEFAULT)[...], np.arange(4, dtype="i4"))
+    assert pipeline.stats()["fallback_batches"] == before + 1
+
+
+def test_a_wrong_level_is_refused_as_zarr_refuses_it() -> None:
+    for compressor, zarr_format in (
+        (numcodecs.Zlib(level=12), 2),
+        (numcodecs.BZ2(level=0), 2),
+        (extensions.BZ2(level=0), 3),
+    ):
+        for path in (DEFAULT, OURS):
+            arguments: Any = {"zarr_format": zarr_format, "compressors": compressor}
+            array = created(MemoryStore(), path, shape=(4,), dtype="i4", **arguments)
+            with pytest.raises(Exception, match=r"[Cc]ompression level|compresslevel") as refused:
+                array[...] = 1
+            assert "zarrs_async" not in type(refused.value).__module__
+    assert zarr.config.get("codec_pipeline.path") != OURS
