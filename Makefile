@@ -58,6 +58,15 @@ test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k
 test-oldest: ## pytest on the oldest Python, with the newest zarr for it
 	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python PYTHON="$$python"
 
+.PHONY: soak
+soak: $(VENV)/.develop $(VENV)/.test ## hours of mixed work, then a look for leaks; make soak ARGS='--minutes 5'
+	$(BIN)/python tests/soak.py $(ARGS)
+
+.PHONY: soak-processes
+soak-processes: $(VENV)/.develop $(VENV)/.test ## 2000 writers killed, 500 interpreters ended with work under way
+	ZARRS_ASYNC_TEST_KILLS=1000 ZARRS_ASYNC_TEST_EXITS=500 $(BIN)/python -m pytest --timeout 7200 \
+		tests/test_interrupted.py tests/test_processes.py -k 'killed_writers or interpreter_ends' $(ARGS)
+
 .PHONY: check
 check: check-rust check-python check-licences ## format, lints, types, stubs, licences
 

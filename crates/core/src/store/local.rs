@@ -1,20 +1,24 @@
-//! Local files: plain open and `pread`, temporary file and rename.
+//! Local files: plain open and `pread`; new files without a name, linked or renamed into place.
 //!
-//! Everything here blocks and runs inside CPU jobs. A write never shows half an object: it goes to a
-//! temporary name in the same directory and is renamed, so a killed process leaves the old or the new.
+//! Everything here blocks and runs inside CPU jobs. A write never shows half an object: it goes to a file
+//! that has no name yet, or a temporary one, so a killed process leaves the old object or the new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::Validator;
 use crate::error::{Error, StoreError, StoreErrorKind};
@@ -23,12 +27,25 @@ use crate::error::{Error, StoreError, StoreErrorKind};
 const BLOCK: usize = 4096;
 /// Nanoseconds in which times of files count at most: the slowest clock tick of Linux, twice.
 const TIME_STEP: i128 = 20_000_000;
+/// How often a put begins again because its directory, or its temporary file, was removed meanwhile.
+const TRIES: usize = 5;
+/// Age in seconds from which a temporary file is taken for abandoned. It lives for milliseconds; a writer
+/// that was held up for longer, and whose file is removed, writes it again.
+const ABANDONED: i64 = 3600;
+/// Entries of a directory that are looked through for abandoned files: about 0.1 ms.
+const TIDIED_ENTRIES: usize = 1024;
+/// Directories that are remembered as looked through.
+const TIDIED_DIRECTORIES: usize = 10_000;
 
 /// Files under a directory.
 #[derive(Debug)]
 pub struct LocalStore {
     root: PathBuf,
     direct_io: bool,
+    /// Whether the file system has files without a name, as far as is known.
+    has_unnamed: AtomicBool,
+    /// Hashes of the directories in which abandoned files were looked for.
+    tidied: Mutex<HashSet<u64>>,
 }
 
 /// An object that is open for reading.
@@ -48,6 +65,8 @@ impl LocalStore {
         Self {
             root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()),
             direct_io,
+            has_unnamed: AtomicBool::new(true),
+            tidied: Mutex::default(),
         }
     }
 
@@ -116,7 +135,7 @@ impl LocalStore {
             })
     }
 
-    /// Replaces an object, by way of a temporary file in the same directory.
+    /// Replaces an object at once: readers see the old one or the new one.
     pub(crate) fn put(
         &self,
         key: &str,
@@ -140,50 +159,133 @@ impl LocalStore {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        // Random, for a process before us may have had our number and left its files.
-        let unique = RandomState::new().hash_one(std::process::id());
-        let mut temporary = name.to_owned();
-        temporary.push(format!(".{unique:016x}.partial"));
-        let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut tries = 1;
+        loop {
+            let directory = directories.open(parent)?;
+            match self.replace_in(&directory, parent, name, bytes) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                    // The path may be another directory by now.
+                    directories.forget(parent);
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn replace_in(
+        &self,
+        directory: &OwnedFd,
+        parent: &Path,
+        name: &OsStr,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let mut flags = OFlags::WRONLY | OFlags::CLOEXEC;
         if self.direct_io {
             flags |= OFlags::from_bits_retain(direct_flag().cast_unsigned());
         }
-        let mode = Mode::from_raw_mode(0o666);
-        let mut directory = directories.open(parent)?;
-        let file = match rustix::fs::openat(&*directory, &*temporary, flags, mode) {
-            Err(rustix::io::Errno::NOENT) => {
-                // The directory was removed after it was opened; the path may be another one by now.
-                directories.forget(parent);
-                directory = directories.open(parent)?;
-                rustix::fs::openat(&*directory, &*temporary, flags, mode)?
+        let temporary = temporary_name(name);
+        let mut linked = None;
+        if let Some(file) = self.create_unnamed(directory, flags) {
+            self.fill(&file, bytes)?;
+            match link(&file, directory, name) {
+                Ok(()) => return Ok(()),
+                // A link replaces nothing: what is there takes a temporary name and a rename.
+                Err(Errno::EXIST) => {
+                    linked = link(&file, directory, &temporary).ok().map(|()| file);
+                }
+                // No links on this file system; or what fails once more below.
+                Err(_) => {}
             }
-            other => other?,
-        };
-        let file = File::from(file);
-        let written = if self.direct_io {
-            write_direct(&file, bytes)
-        } else {
-            write(&file, bytes)
-        };
-        drop(file);
-        let renamed = written.and_then(|()| {
-            Ok(rustix::fs::renameat(
-                &*directory,
-                &*temporary,
-                &*directory,
-                name,
-            )?)
-        });
-        if renamed.is_err() {
-            // The first failure is what matters; a temporary file that stays is not a chunk.
-            rustix::fs::unlinkat(&*directory, &*temporary, AtFlags::empty()).ok();
         }
-        renamed
+        let file = match linked {
+            Some(file) => file,
+            None => self.create_named(directory, flags, &temporary, bytes)?,
+        };
+        let renamed = rustix::fs::renameat(directory, &*temporary, directory, name);
+        match renamed {
+            Ok(()) => self.tidy(directory, parent, &file),
+            Err(_) => remove(directory, &temporary),
+        }
+        Ok(renamed?)
+    }
+
+    /// A new file without a name, of which nothing is left when this process is killed.
+    fn create_unnamed(&self, directory: &OwnedFd, flags: OFlags) -> Option<File> {
+        if !self.has_unnamed.load(Ordering::Relaxed) {
+            return None;
+        }
+        match open_unnamed(directory, flags) {
+            Ok(file) => Some(file),
+            Err(Errno::NOTSUP | Errno::ISDIR) => {
+                self.has_unnamed.store(false, Ordering::Relaxed);
+                None
+            }
+            // What fails once more with a name.
+            Err(_) => None,
+        }
+    }
+
+    /// A new file of this name and content.
+    fn create_named(
+        &self,
+        directory: &OwnedFd,
+        flags: OFlags,
+        name: &OsStr,
+        bytes: &[u8],
+    ) -> io::Result<File> {
+        let flags = flags | OFlags::CREATE | OFlags::EXCL;
+        let file = File::from(rustix::fs::openat(directory, name, flags, file_mode())?);
+        let filled = self
+            .fill(&file, bytes)
+            .and_then(|()| flush_to_server(&file));
+        if let Err(error) = filled {
+            remove(directory, name);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    fn fill(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        if self.direct_io {
+            write_direct(file, bytes)
+        } else {
+            write(file, bytes)
+        }
+    }
+
+    /// Removes what killed writers have left in a directory, once for each; `file` has just been written there.
+    fn tidy(&self, directory: &OwnedFd, parent: &Path, file: &File) {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(parent);
+        let mut tidied = self.tidied.lock();
+        if tidied.len() == TIDIED_DIRECTORIES {
+            tidied.clear();
+        }
+        let is_new = tidied.insert(hash);
+        drop(tidied);
+        if !is_new {
+            return;
+        }
+        // Whatever fails here is for the next writer to try.
+        let (Ok(entries), Ok(written)) = (Dir::read_from(directory), rustix::fs::fstat(file))
+        else {
+            return;
+        };
+        for entry in entries.flatten().take(TIDIED_ENTRIES) {
+            let name = entry.file_name();
+            if !is_temporary(name.to_bytes()) {
+                continue;
+            }
+            let left = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            // By the clock of the file system, which may not be ours.
+            if left.is_ok_and(|left| written.st_mtime - left.st_mtime > ABANDONED) {
+                rustix::fs::unlinkat(directory, name, AtFlags::empty()).ok();
+            }
+        }
     }
 
     fn failure(&self, operation: &'static str, key: &str, error: io::Error) -> Error {
-        let refused =
-            self.direct_io && error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error());
+        let refused = self.direct_io && error.raw_os_error() == Some(Errno::INVAL.raw_os_error());
         let reason = if refused {
             "the file system refuses O_DIRECT; set codec_pipeline.direct_io to False".to_owned()
         } else {
@@ -288,7 +390,7 @@ impl Directories {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = match rustix::fs::open(path, flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => {
+            Err(Errno::NOENT) => {
                 std::fs::create_dir_all(path)?;
                 rustix::fs::open(path, flags, Mode::empty())?
             }
@@ -302,6 +404,81 @@ impl Directories {
     fn forget(&mut self, path: &Path) {
         self.0.remove(path);
     }
+}
+
+/// What a file is called until it takes its object's name.
+fn temporary_name(name: &OsStr) -> OsString {
+    // Random, for a process before us may have had our number and left its files.
+    let unique = RandomState::new().hash_one(std::process::id());
+    let mut temporary = name.to_owned();
+    temporary.push(format!(".{unique:016x}.partial"));
+    temporary
+}
+
+/// Whether [`temporary_name`] may have made this name.
+fn is_temporary(name: &[u8]) -> bool {
+    let unique = name
+        .strip_suffix(b".partial")
+        .and_then(|rest| rest.last_chunk::<17>());
+    unique.is_some_and(|unique| unique[0] == b'.' && unique[1..].iter().all(u8::is_ascii_hexdigit))
+}
+
+const fn file_mode() -> Mode {
+    Mode::from_raw_mode(0o666)
+}
+
+#[cfg(target_os = "linux")]
+fn open_unnamed(directory: &OwnedFd, flags: OFlags) -> rustix::io::Result<File> {
+    rustix::fs::openat(directory, ".", flags | OFlags::TMPFILE, file_mode()).map(File::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn open_unnamed(_directory: &OwnedFd, _flags: OFlags) -> rustix::io::Result<File> {
+    Err(Errno::NOTSUP)
+}
+
+/// Waits until a file server has what was written, as closing the file would, but hears of errors: a server tells
+/// only now that its disk is full. Local file systems tell when they are written to.
+#[cfg(target_os = "linux")]
+fn flush_to_server(file: &File) -> io::Result<()> {
+    /// NFS, CIFS, SMB2 and FUSE, as statfs(2) names them.
+    const SERVED: [i64; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546];
+    if SERVED.contains(&i64::from(rustix::fs::fstatfs(file)?.f_type)) {
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn flush_to_server(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Gives a name to a file that has none.
+#[cfg(target_os = "linux")]
+fn link(file: &File, directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{CWD, linkat};
+
+    match linkat(file, "", directory, name, AtFlags::EMPTY_PATH) {
+        // Before Linux 6.10 that takes a capability.
+        Err(Errno::NOENT) => {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            linkat(CWD, path, directory, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        linked => linked,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn link(_file: &File, _directory: &OwnedFd, _name: &OsStr) -> rustix::io::Result<()> {
+    Err(Errno::NOTSUP)
+}
+
+/// Removes a temporary file; what went wrong before is what matters.
+fn remove(directory: &OwnedFd, temporary: &OsStr) {
+    rustix::fs::unlinkat(directory, temporary, AtFlags::empty()).ok();
 }
 
 fn write(file: &File, bytes: &[u8]) -> io::Result<()> {
@@ -360,8 +537,9 @@ mod tests {
     #[test]
     fn objects_come_back_and_leave_nothing_behind() {
         let root = tempfile::tempdir().unwrap();
-        for direct in [false, true] {
+        for (direct, unnamed) in [(false, true), (false, false), (true, true), (true, false)] {
             let store = LocalStore::new(root.path(), direct);
+            store.has_unnamed.store(unnamed, Ordering::Relaxed);
             let mut directories = Directories::default();
             assert_eq!(None, read_all(&store, "c/0/0"));
             for bytes in [vec![], vec![7; 3], vec![9; 5000], vec![3; 2 * BLOCK]] {
@@ -393,6 +571,39 @@ mod tests {
         std::fs::remove_dir_all(root.path().join("a")).unwrap();
         store.put("a/b/1", &[2], &mut directories).unwrap();
         assert_eq!(Some(vec![2]), read_all(&store, "a/b/1"));
+    }
+
+    #[test]
+    fn a_writer_removes_what_killed_ones_left_long_ago() {
+        let root = tempfile::tempdir().unwrap();
+        let long_ago = SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
+        let leave = |name: &str, modified| {
+            let file = File::create(root.path().join(name)).unwrap();
+            file.set_modified(modified).unwrap();
+        };
+        leave("0.0123456789abcdef.partial", long_ago);
+        leave("1.0123456789abcdef.partial", SystemTime::now());
+        leave("2.partial", long_ago);
+        leave("0", long_ago);
+        LocalStore::new(root.path(), false)
+            .put("0", &[1], &mut Directories::default())
+            .unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(vec!["0", "1.0123456789abcdef.partial", "2.partial"], left);
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_leaves_no_temporary_file() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("0/1")).unwrap();
+        let store = LocalStore::new(root.path(), false);
+        let refused = store.put("0", &[1], &mut Directories::default());
+        assert!(matches!(refused, Err(Error::Store(error)) if &*error.key == "0"));
+        assert_eq!(1, std::fs::read_dir(root.path()).unwrap().count());
     }
 
     #[test]
