@@ -242,11 +242,24 @@ impl Array {
     pub(crate) fn object(&self, key: &Arc<str>) -> ObjectId {
         let key = match &self.store {
             Store::Local(store) => store.full_path(key),
-            Store::Awaited(store) => store.full_path(key),
+            Store::Awaited(store) => store.full_path(key).into(),
         };
         ObjectId {
             store: self.store.place(),
             key,
+        }
+    }
+
+    /// Names an object to those who write it: one that two paths lead to has one name.
+    ///
+    /// Reads need no such name: a file is opened after the last batch has joined its fetch.
+    pub(crate) fn written_object(&self, key: &Arc<str>) -> ObjectId {
+        match &self.store {
+            Store::Local(store) => ObjectId {
+                store: self.store.place(),
+                key: store.real_path(key),
+            },
+            Store::Awaited(_) => self.object(key),
         }
     }
 }

@@ -98,7 +98,7 @@ mod tests {
     fn id(key: &str) -> ObjectId {
         ObjectId {
             store: 1,
-            key: key.into(),
+            key: key.as_bytes().into(),
         }
     }
 

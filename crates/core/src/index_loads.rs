@@ -128,7 +128,7 @@ mod tests {
         let loads = IndexLoads::default();
         let id = ObjectId {
             store: 0,
-            key: "a".into(),
+            key: b"a"[..].into(),
         };
         let spec = Arc::new(Spec::of_bytes(&[4]));
         let begin = || {
@@ -154,7 +154,7 @@ mod tests {
         let loads = IndexLoads::default();
         let id = ObjectId {
             store: 0,
-            key: "a".into(),
+            key: b"a"[..].into(),
         };
         let spec = Arc::new(Spec::of_bytes(&[4]));
         let send = |began: Began| {

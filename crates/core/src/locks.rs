@@ -120,7 +120,7 @@ mod tests {
         let locks: Arc<KeyLocks> = Arc::default();
         let id = ObjectId {
             store: 0,
-            key: "a".into(),
+            key: (*b"a").into(),
         };
         let first = locks.lock(id.clone()).await;
         assert!(locks.try_lock(id.clone()).is_none());

@@ -63,6 +63,7 @@ pub async fn write(engine: Arc<Engine>, batch: Batch) -> Result<(), BatchError> 
     let stop = || writer.results.failed();
     match &batch.array.store {
         Store::Local(store) => {
+            writer.resolve(store).await;
             let units = plan::files(batch, engine.pool().threads())
                 .map(|items| move |turn| writer.files(store, items, turn).boxed());
             writer.turns.drive(units, stop).await;
@@ -115,6 +116,19 @@ enum Attempt {
 }
 
 impl Writer {
+    /// Finds out where a local array really is, once for each, before its first lock.
+    async fn resolve(&self, store: &Arc<LocalStore>) {
+        if let Some(item) = self.batch.items.first().filter(|_| store.is_unresolved()) {
+            let (store, key) = (Arc::clone(store), Arc::clone(&item.key));
+            let job = move || {
+                store.resolve(&key);
+                Ok(())
+            };
+            // An array that cannot be resolved is known by its path.
+            self.jobs.engine.pool().run(job).await.ok();
+        }
+    }
+
     /// Writes local objects: those that are free in one job, then the others, each once it is free.
     async fn files(self: &Arc<Self>, store: &Arc<LocalStore>, items: Range<usize>, turn: Turn) {
         let (mut free, mut busy) = (Vec::new(), Vec::new());
@@ -463,10 +477,9 @@ impl Writer {
     }
 
     fn try_lock(&self, index: usize) -> Option<Writing> {
-        let engine = &self.jobs.engine;
-        let id = self.batch.array.object(&self.batch.items[index].key);
-        let lock = engine.locks.try_lock(id.clone())?;
-        Some(self.locked(id, lock))
+        let (array, key) = (&self.batch.array, &self.batch.items[index].key);
+        let lock = self.jobs.engine.locks.try_lock(array.written_object(key))?;
+        Some(self.locked(array.object(key), lock))
     }
 
     /// Locks an object for a unit that has the batch's turn.
@@ -489,14 +502,16 @@ impl Writer {
     /// that loop will ever run again, and its write may have been half done.
     async fn lock(&self, index: usize) -> Result<Writing, Error> {
         let (engine, item) = (&self.jobs.engine, &self.batch.items[index]);
-        let id = self.batch.array.object(&item.key);
+        let id = self.batch.array.written_object(&item.key);
         let lock = engine.locks.lock(id.clone());
         tokio::pin!(lock);
         let mut stopped = false;
         loop {
             tokio::select! {
                 biased;
-                lock = &mut lock => return Ok(self.locked(id, lock)),
+                lock = &mut lock => {
+                    return Ok(self.locked(self.batch.array.object(&item.key), lock));
+                }
                 () = tokio::time::sleep(LOOK_AT_HOLDER) => {}
             }
             let runs = match engine.locks.holder(&id) {

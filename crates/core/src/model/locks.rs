@@ -11,7 +11,7 @@ use crate::store::ObjectId;
 fn id() -> ObjectId {
     ObjectId {
         store: 0,
-        key: "a".into(),
+        key: b"a"[..].into(),
     }
 }
 

@@ -10,10 +10,11 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -42,10 +43,19 @@ const TIDIED_DIRECTORIES: usize = 10_000;
 pub struct LocalStore {
     root: PathBuf,
     direct_io: bool,
+    place: OnceLock<Place>,
     /// Whether the file system has files without a name, as far as is known.
     has_unnamed: AtomicBool,
     /// Hashes of the directories in which abandoned files were looked for.
     tidied: Mutex<HashSet<u64>>,
+}
+
+/// Where the chunks of an array really are, without symbolic links.
+#[derive(Debug)]
+struct Place {
+    /// What the keys of the array's chunks begin with.
+    array: PathBuf,
+    path: PathBuf,
 }
 
 /// An object that is open for reading.
@@ -65,14 +75,46 @@ impl LocalStore {
         Self {
             root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()),
             direct_io,
+            place: OnceLock::new(),
             has_unnamed: AtomicBool::new(true),
             tidied: Mutex::default(),
         }
     }
 
     /// The absolute path of an object: comparable across stores with different roots.
-    pub(crate) fn full_path(&self, key: &str) -> Arc<str> {
-        self.path(key).to_string_lossy().into()
+    pub(crate) fn full_path(&self, key: &str) -> Arc<[u8]> {
+        bytes_of(self.path(key))
+    }
+
+    /// Finds out where the chunks of an array really are; `key` is one of them. Blocks.
+    ///
+    /// An array's directory is there before its first chunk; directories further down need not be.
+    pub(crate) fn resolve(&self, key: &str) {
+        let has_metadata = |directory: &&Path| {
+            let directory = self.root.join(directory);
+            ["zarr.json", ".zarray"]
+                .iter()
+                .any(|name| directory.join(name).exists())
+        };
+        let array = Path::new(key).ancestors().skip(1).find(has_metadata);
+        let array = array.unwrap_or(Path::new("")).to_owned();
+        if let Ok(path) = self.root.join(&array).canonicalize() {
+            self.place.get_or_init(|| Place { array, path });
+        }
+    }
+
+    /// Whether [`Self::resolve`] is still to be called.
+    pub(crate) fn is_unresolved(&self) -> bool {
+        self.place.get().is_none()
+    }
+
+    /// The path of an object that is the same by whichever symbolic links its array is reached.
+    pub(crate) fn real_path(&self, key: &str) -> Arc<[u8]> {
+        let real = self.place.get().and_then(|place| {
+            let rest = Path::new(key).strip_prefix(&place.array).ok()?;
+            Some(place.path.join(rest))
+        });
+        bytes_of(real.unwrap_or_else(|| self.path(key)))
     }
 
     pub(super) fn name(&self) -> String {
@@ -406,6 +448,10 @@ impl Directories {
     }
 }
 
+fn bytes_of(path: PathBuf) -> Arc<[u8]> {
+    path.into_os_string().into_vec().into()
+}
+
 /// What a file is called until it takes its object's name.
 fn temporary_name(name: &OsStr) -> OsString {
     // Random, for a process before us may have had our number and left its files.
@@ -604,6 +650,31 @@ mod tests {
         let refused = store.put("0", &[1], &mut Directories::default());
         assert!(matches!(refused, Err(Error::Store(error)) if &*error.key == "0"));
         assert_eq!(1, std::fs::read_dir(root.path()).unwrap().count());
+    }
+
+    #[test]
+    fn an_object_has_one_real_path_by_whichever_links_it_is_reached() {
+        let root = tempfile::tempdir().unwrap();
+        let array = root.path().join("group/a");
+        std::fs::create_dir_all(&array).unwrap();
+        std::fs::write(array.join("zarr.json"), "{}").unwrap();
+        std::os::unix::fs::symlink(root.path().join("group"), root.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("a", root.path().join("group/b")).unwrap();
+        let spellings = [
+            ("", "group/a/c/0"),
+            ("", "link/a/c/0"),
+            ("link", "b/c/0"),
+            ("group/../group", "a/c/0"),
+            ("link/b", "c/0"),
+        ];
+        for (at, key) in spellings {
+            let store = LocalStore::new(&root.path().join(at), false);
+            assert!(store.is_unresolved());
+            store.resolve(key);
+            assert!(!store.is_unresolved());
+            let expected = bytes_of(array.canonicalize().unwrap().join("c/0"));
+            assert_eq!(expected, store.real_path(key));
+        }
     }
 
     #[test]

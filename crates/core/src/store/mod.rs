@@ -80,7 +80,7 @@ pub trait ForeignStore: Debug + Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ObjectId {
     pub store: u64,
-    pub key: Arc<str>,
+    pub key: Arc<[u8]>,
 }
 
 /// Which bytes of an object.
