@@ -80,8 +80,12 @@ impl Process {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> PyResult<tokio::task::AbortHandle> {
         let runtime = self.runtime.lock();
-        let runtime = runtime.as_ref().ok_or_else(errors::shutdown)?;
-        Ok(runtime.spawn(task).abort_handle())
+        let spawned = runtime
+            .as_ref()
+            .map(|runtime| runtime.spawn(task).abort_handle());
+        // To make an exception may hand the interpreter to another thread, which may want this lock.
+        drop(runtime);
+        spawned.ok_or_else(errors::shutdown)
     }
 
     /// Waits for a future on this thread, which must not be one of the runtime's.
