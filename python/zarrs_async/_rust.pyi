@@ -152,5 +152,12 @@ def end_iteration() -> None:
 def stats() -> dict[str, int]:
     """Return the engine's counters since the process began."""
 
+def held() -> dict[str, int]:
+    """Return what batches hold or wait for at this moment, by name; nothing is held when none is under way.
+
+    ``memory_kib``, ``requests``, ``local_units`` and ``cpu_jobs`` are permits; ``flights``, ``index_loads`` and
+    ``locks`` are objects.
+    """
+
 def shutdown() -> None:
     """End what is under way, within a bounded time; for the end of the interpreter."""

@@ -137,6 +137,12 @@ impl Bound {
         self.resized.notify_waiters();
     }
 
+    /// Permits that are out.
+    pub(crate) fn held(&self) -> usize {
+        let state = self.state.lock();
+        (state.size + state.debt).saturating_sub(self.semaphore.available_permits())
+    }
+
     #[cfg(test)]
     fn free(&self) -> usize {
         self.semaphore.available_permits()
@@ -344,6 +350,23 @@ impl Admission {
         }
     }
 
+    /// Permits of each kind that are out; those for bytes are counted in KiB.
+    pub(crate) fn held(&self) -> [(&'static str, usize); 4] {
+        let foreign = self.foreign.lock();
+        let all = || {
+            foreign
+                .values()
+                .filter_map(Weak::upgrade)
+                .chain([Arc::clone(&self.native)])
+        };
+        [
+            ("memory_kib", all().map(|bounds| bounds.bytes.held()).sum()),
+            ("requests", all().map(|bounds| bounds.requests.held()).sum()),
+            ("local_units", self.local.held()),
+            ("cpu_jobs", self.cpu.held()),
+        ]
+    }
+
     /// A bound on the CPU jobs of one batch.
     pub(crate) fn cpu_of_batch(&self) -> Arc<Bound> {
         Bound::new(self.cpu.size())
@@ -411,6 +434,7 @@ mod tests {
                 }
             }
             let size = bound.size();
+            assert_eq!(held.len(), bound.held(), "sequence {sequence}");
             held.clear();
             assert_eq!(size, bound.free(), "sequence {sequence}");
         }

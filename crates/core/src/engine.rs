@@ -88,6 +88,17 @@ impl Engine {
         &self.stats
     }
 
+    /// What batches hold or wait for at this moment, by name; nothing is held when none is under way.
+    #[must_use]
+    pub fn held(&self) -> Vec<(&'static str, usize)> {
+        let shared = [
+            ("fetches", self.objects.len() + self.spans.len()),
+            ("index_loads", self.index_loads.len()),
+            ("locks", self.locks.len()),
+        ];
+        self.admission.held().into_iter().chain(shared).collect()
+    }
+
     /// The remote store of this configuration; equal configurations share one client and its pool.
     ///
     /// # Errors

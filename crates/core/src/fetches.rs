@@ -180,6 +180,11 @@ impl<S: PartialEq, W> Fetches<S, W> {
         drop(forgotten);
     }
 
+    /// Objects that are being fetched.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
     /// The work of a fetch that was joined, or a new fetch without work.
     fn join_or_add(
         self: &Arc<Self>,

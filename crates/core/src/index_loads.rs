@@ -85,6 +85,11 @@ impl IndexLoads {
         drop(forgotten);
     }
 
+    /// Indexes that are being fetched.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
     fn wait(&self, id: &ObjectId, work: SharedFuture<Loaded>) -> Waiting<'_> {
         Waiting {
             work: Some(work),

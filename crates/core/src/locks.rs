@@ -68,6 +68,11 @@ impl KeyLocks {
         self.0.lock().get(id)?.holder.clone()
     }
 
+    /// Locks that are held or waited for.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
     fn of(&self, id: &ObjectId) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.0.lock();
         if let Some(lock) = locks.get(id).and_then(|entry| entry.lock.upgrade()) {

@@ -30,5 +30,5 @@ mod _rust {
     #[pymodule_export]
     use super::call::{begin_call, end_iteration};
     #[pymodule_export]
-    use super::process::{configure, shutdown, stats};
+    use super::process::{configure, held, shutdown, stats};
 }

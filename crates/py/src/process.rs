@@ -91,7 +91,9 @@ impl Process {
     /// Waits for a future on this thread, which must not be one of the runtime's.
     pub(crate) fn block_on(&self, future: impl Future<Output = ()>) {
         let runtime = self.runtime.lock();
-        if let Some(runtime) = runtime.as_ref().map(|runtime| runtime.handle().clone()) {
+        let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
+        drop(runtime);
+        if let Some(runtime) = handle {
             #[expect(
                 clippy::disallowed_methods,
                 reason = "the caller has no loop left to await on, and waits for copies that are being made"
@@ -148,6 +150,16 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         counters.set_item(name, value)?;
     }
     Ok(counters)
+}
+
+/// What batches hold or wait for at this moment, by name; nothing is held when none is under way.
+#[pyfunction]
+pub(crate) fn held(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let held = PyDict::new(py);
+    for (name, count) in Process::current()?.engine.held() {
+        held.set_item(name, count)?;
+    }
+    Ok(held)
 }
 
 /// Ends what is under way, within a bounded time; for the end of the interpreter.
