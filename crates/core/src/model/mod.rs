@@ -186,7 +186,7 @@ fn every_order_is_run_once() {
         let tasks = vec![writer('a'), writer('b')];
         let seen = std::rc::Rc::clone(&seen);
         (tasks, move || {
-            seen.borrow_mut().push(order.borrow().clone())
+            seen.borrow_mut().push(order.borrow().clone());
         })
     });
     let all = ["aabb", "abab", "abba", "baab", "baba", "bbaa"];
