@@ -34,16 +34,18 @@ def made(store: Any, *, fill_value: int = 0, **layout: Any) -> Any:
     return opened(store, OURS) if array is None else array
 
 
-class Odd(ValueError):
+class OddError(ValueError):
     """An exception that only the store knows."""
 
 
 class RaisingStore(WrapperStore[MemoryStore]):
     """Raises its own exception for every chunk."""
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(  # noqa: D102  # as any store
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         if "c/" in key:
-            raise Odd(key)
+            raise OddError(key)
         return await super().get(key, prototype, byte_range)
 
 
@@ -51,7 +53,7 @@ async def test_what_a_store_raises_is_raised_with_a_note_that_names_operation_an
     memory = MemoryStore()
     made(memory)
     array = opened(RaisingStore(memory), OURS).async_array
-    with pytest.raises(Odd) as raised:
+    with pytest.raises(OddError) as raised:
         await array.getitem(slice(0, 8))
     assert raised.value.args == ("c/0",)
     assert raised.value.__notes__ == ['zarrs_async: get of "c/0" in RaisingStore failed']
@@ -63,7 +65,7 @@ async def test_one_exception_for_many_readers_has_one_note() -> None:
     array = opened(RaisingStore(memory), OURS).async_array
     outcomes = await asyncio.gather(*(array.getitem(slice(0, 8)) for _ in range(8)), return_exceptions=True)
     for outcome in outcomes:
-        assert isinstance(outcome, Odd)
+        assert isinstance(outcome, OddError)
         assert len(outcome.__notes__) == 1
 
 
@@ -75,7 +77,7 @@ class ThreadedStore(WrapperStore[MemoryStore]):
         self.begun, self.go_on, self.ended = threading.Event(), threading.Event(), threading.Event()
         self.sets: list[bytes] = []
 
-    async def set(self, key: str, value: Buffer) -> None:
+    async def set(self, key: str, value: Buffer) -> None:  # noqa: D102  # as any store
         if key != "c/0":
             await super().set(key, value)
             return
@@ -87,7 +89,7 @@ class ThreadedStore(WrapperStore[MemoryStore]):
             if first:
                 self.begun.set()
                 assert self.go_on.wait(60)
-            self._store._store_dict[key] = default_buffer_prototype().buffer.from_bytes(content)  # noqa: SLF001
+            self._store._store_dict[key] = default_buffer_prototype().buffer.from_bytes(content)
             if first:
                 self.ended.set()
 
@@ -119,7 +121,9 @@ class DerivedStore(WrapperStore[MemoryStore]):
 
     source: Any = None
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(  # noqa: D102  # as any store
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         if key.startswith("c/"):
             first = 8 * int(key.removeprefix("c/"))
             # Meanwhile all chunks are asked for, and all bounds are taken.
@@ -190,9 +194,9 @@ class Finalized:
 
     def __init__(self, array: Any, got: list[Any]) -> None:
         self.array, self.got = array, got
-        self.cycle = self
 
     def __del__(self) -> None:
+        """Read."""
         self.got.append(self.array[:8])
 
 
@@ -202,13 +206,14 @@ class FinalizingStore(WrapperStore[MemoryStore]):
     other: Any = None
     got: list[Any]
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(  # noqa: D102  # as any store
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         buffer = await super().get(key, prototype, byte_range)
         if buffer is None or "c/" not in key:
             return buffer
-        owned = np.frombuffer(buffer.to_bytes(), dtype="B").view(Owned)
+        owned: Any = np.frombuffer(buffer.to_bytes(), dtype="B").view(Owned)
         owned.owner = Finalized(self.other, self.got)
-        owned.owner.cycle = None
         return prototype.buffer.from_array_like(owned)
 
 
@@ -246,7 +251,7 @@ async def test_message_that_cannot_be_delivered_does_not_lose_the_others() -> No
         # One task of the engine's is refused.
         if getattr(call, "__name__", "") == "_call" and not refused:
             refused.append(call)
-            raise Odd
+            raise OddError
         return asyncio.Task(call, loop=loop, **options)
 
     loop.set_task_factory(factory)
@@ -255,7 +260,7 @@ async def test_message_that_cannot_be_delivered_does_not_lose_the_others() -> No
     )
     loop.set_task_factory(None)
     failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    assert [type(outcome) for outcome in failed] == [Odd]
+    assert [type(outcome) for outcome in failed] == [OddError]
     assert len(reported) == 1
     assert sum(isinstance(outcome, np.ndarray) for outcome in outcomes) == 7
 

@@ -365,7 +365,7 @@ async def test_exception_of_a_foreign_store_is_raised_by_a_failed_write(operatio
     with pytest.raises(RuntimeError) as raised:
         await array.setitem(slice(0, 64), value)
     assert raised.value is error
-    assert f"{'put' if operation == 'set' else operation} of \"c/0\"" in error.__notes__[0]
+    assert f'{"put" if operation == "set" else operation} of "c/0"' in error.__notes__[0]
 
 
 @pytest.mark.parametrize(

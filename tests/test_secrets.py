@@ -9,8 +9,8 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import aiohttp
+import fsspec
 import numpy as np
 import pytest
 import zarr

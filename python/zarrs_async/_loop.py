@@ -9,7 +9,7 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from zarr.abc.store import ByteRequest, Store
 
@@ -32,7 +32,7 @@ def serve(
     cancelled : Iterable
         Tasks of such calls that nobody waits for any more.
     """
-    steps = [
+    steps: list[tuple[Callable[..., None], Any]] = [
         *((_resolve, future) for future in resolved),
         *((_start, call) for call in calls),
         *((_cancel, (task,)) for task in cancelled),

@@ -1,6 +1,7 @@
 //! The engine: what all batches of a process share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::RwLock;
 
@@ -40,6 +41,8 @@ pub struct Engine {
     pub(crate) indexes: IndexCache,
     pub(crate) index_loads: IndexLoads,
     pub(crate) locks: Arc<KeyLocks>,
+    /// Writes that have ended: how a read in parts sees those of stores that do not name states of objects.
+    pub(crate) writes_ended: AtomicU64,
     pool: RwLock<Arc<Pool>>,
     stores: Registry,
     door: Door,
@@ -62,6 +65,7 @@ impl Engine {
             indexes: IndexCache::new(limits.shard_index_cache_bytes),
             index_loads: IndexLoads::default(),
             locks: Arc::default(),
+            writes_ended: AtomicU64::new(0),
             pool: RwLock::new(Arc::new(Pool::new(limits.threads)?)),
             stores: Registry::default(),
         }))

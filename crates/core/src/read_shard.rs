@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::FutureExt;
 
@@ -62,6 +63,7 @@ impl Reader {
                     outcome => return outcome,
                 }
             }
+            let written = self.written(item);
             let turn = match turn.take() {
                 Some(turn) => turn,
                 None => self.turns.take().await,
@@ -97,11 +99,17 @@ impl Reader {
                 self.fill(spec, absent.map(move |part| split.part(part)))
                     .await?;
             }
-            match self
+            let tied = located.validator.is_some();
+            let outcome = self
                 .spans(requests, sharding, item, &located, plan.spans)
-                .await
-            {
-                Err(error) if is_change(&error) => {
+                .await;
+            let outcome = match outcome {
+                Ok(()) if tied || (written.is_some() && written == self.written(item)) => Ok(()),
+                Ok(()) => Err(StoreError::changed(batch.array.store_name(), &item.key).into()),
+                error => error,
+            };
+            match outcome {
+                Err(error) if is_change(&error) || (!tied && is_damage(&error)) => {
                     engine.stats.replans.add(1);
                     changes += 1;
                     engine.indexes.forget(&batch.array.object(&item.key));
@@ -115,6 +123,16 @@ impl Reader {
             ..failed
         }
         .into())
+    }
+
+    /// How many writes of this process have ended; `None` while one of the object is under way.
+    ///
+    /// Where a store names no states of objects, this is all that tells of a change.
+    fn written(&self, item: &Item) -> Option<u64> {
+        let engine = &self.jobs.engine;
+        let id = self.batch.array.object(&item.key);
+        let ended = engine.writes_ended.load(Ordering::Acquire);
+        engine.locks.holder(&id).is_none().then_some(ended)
     }
 
     /// Finds the index of a shard: in the cache, in a fetch under way, or with one request; `None` where
@@ -264,6 +282,11 @@ async fn load(
     let id = array.object(key);
     engine.indexes.keep(id, spec, &located);
     Ok(Some(located))
+}
+
+/// Whether bytes are no subchunk: so they seem where index and data are of two states.
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Decode { .. })
 }
 
 fn is_change(error: &Error) -> bool {

@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -103,6 +104,7 @@ struct Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         self.engine.forget(&self.id);
+        self.engine.writes_ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
