@@ -179,7 +179,9 @@ check(*arrays)
 
 # Whatever is read, the process says when it is about to wait, and what came of it.
 INTERRUPTED = """
-import time
+import signal, time
+# A shell starts its background jobs with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("reading", flush=True)
 try:
     array[...]

@@ -7,10 +7,6 @@ needs, there is no store to read from, and everything is zarr's default pipeline
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import contextlib
-import os
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -26,15 +22,16 @@ from zarr.core.metadata import ArrayV2Metadata
 from zarr.errors import ZarrUserWarning
 from zarr.storage import StorePath
 
-from zarrs_async import _rust
+from zarrs_async import _process, _rust
 from zarrs_async._config import Options
 from zarrs_async._metadata import element, empty, encoding, fill
+from zarrs_async._run import run
 from zarrs_async._stats import count_fallback
 from zarrs_async._stores import Description, bridged, describe, is_utf8, place, takes
-from zarrs_async.exceptions import ShutdownError, UnsupportedError
+from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from zarr.abc.codec import Codec
     from zarr.abc.store import ByteGetter, ByteSetter, Store
@@ -45,20 +42,6 @@ if TYPE_CHECKING:
 
     Item = tuple[ByteGetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
     WriteItem = tuple[ByteSetter, ArraySpec, SelectorTuple, SelectorTuple, bool]
-
-_generation = 0
-_configured = -1
-"""The generation whose engine has been given bounds."""
-
-
-def _after_fork() -> None:
-    global _generation  # noqa: PLW0603  # one number for the process
-    _generation += 1
-
-
-atexit.register(_rust.shutdown)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True)
@@ -74,7 +57,7 @@ class _Native:
         """Tell whether this is the array of a store that is still where it was, and reaches `key` in it."""
         return (
             self.description["store"] is store
-            and self.generation == _generation
+            and self.generation == _process.generation()
             and self.description["place"] == place(store)
             and takes(self.description, key)
         )
@@ -132,7 +115,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         """
         made = cls(default=_default(array_metadata), metadata=array_metadata, store=store)
         made._description = describe(store, direct_io=made.options.direct_io)  # its own class
-        _apply(made.options)
+        _process.configure(made.options)
         return made
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
@@ -151,7 +134,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         self.options = Options.from_config()
         self._native = self._description = None
         if self.store is not None:
-            _apply(self.options)
+            _process.configure(self.options)
 
     def __iter__(self) -> Iterator[Codec]:
         """Iterate over the codecs."""
@@ -223,10 +206,10 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         array: Any = out.as_ndarray_like()
         dtype = self.dtype
         if array.dtype == dtype and array.flags.writeable:
-            return await _run(native.read, batch, array, drop_axes)
+            return await run(native.read, batch, array, drop_axes)
         # numpy converts on assignment, and so does a pipeline.
         converted = empty(array.shape, dtype)
-        results = await _run(native.read, batch, converted, drop_axes)
+        results = await run(native.read, batch, converted, drop_axes)
         array[...] = converted
         return results
 
@@ -260,7 +243,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             converted = empty(array.shape, self.dtype)
             converted[...] = array
             array = converted
-        await _run(native.write, batch, array, drop_axes)
+        await run(native.write, batch, array, drop_axes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -305,9 +288,8 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         return None
 
     def _make(self, metadata: ArrayMetadata, store: Store, key: str) -> _Native:
-        if _configured != _generation:
-            # A forked child has an engine of its own.
-            _apply(self.options)
+        if not _process.is_configured():
+            _process.configure(self.options)
         known = self._description
         if known is None or known["store"] is not store or known["place"] != place(store):
             known = describe(store, direct_io=self.options.direct_io)
@@ -319,60 +301,8 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
                 raise UnsupportedError(msg)
             array = _native_array(metadata, tuple(self.default), description, self.options)
         except NotImplementedError as unsupported:
-            return _Native(description, _generation, None, str(unsupported))
-        return _Native(description, _generation, array, "")
-
-
-async def _run(
-    start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
-    batch: list[Any],
-    array: np.ndarray[Any, Any],
-    drop_axes: tuple[int, ...],
-) -> tuple[Any, ...]:
-    """Await a batch of the engine's; when cancelled, return only once nothing touches `array`."""
-    loop = asyncio.get_running_loop()
-    if _rust.begin_call(loop):
-        # Calls of one iteration of the loop may share what they fetch.
-        loop.call_soon(_rust.end_iteration)
-    future = loop.create_future()
-    running = start(future, batch, array, drop_axes)
-    try:
-        results: tuple[Any, ...] = await future
-    except asyncio.CancelledError:
-        running.abort()
-        await _drained(running)
-        raise
-    except BaseException as error:
-        # A batch that fails has ended. After anything else, as KeyboardInterrupt, nothing can be awaited.
-        if not isinstance(error, Exception):
-            running.stop()
-        raise
-    return results
-
-
-async def _drained(running: _rust.Running) -> None:
-    """Wait until nothing touches the batch's array any more, however often we are cancelled."""
-    drained = asyncio.get_running_loop().create_future()
-    try:
-        running.drained(drained)
-    except ShutdownError:
-        running.stop()
-        return
-    while not drained.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            # Unlike `await drained`, this does not cancel what is waited for.
-            await asyncio.wait([drained])
-
-
-def _apply(options: Options) -> None:
-    global _configured  # noqa: PLW0603  # one number for the process
-    _configured = _generation
-    _rust.configure(
-        options.threads,
-        options.requests,
-        options.memory_bytes,
-        options.shard_index_cache_bytes,
-    )
+            return _Native(description, _process.generation(), None, str(unsupported))
+        return _Native(description, _process.generation(), array, "")
 
 
 def _dtype(metadata: ArrayMetadata | None) -> np.dtype[Any]:

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::admit::Bound;
-use crate::element::ChunkSpec;
+use crate::codec::element::ChunkSpec;
+use crate::codec::layout::Layout;
+use crate::codec::stage::DecodeOptions;
+use crate::copy::buffer::OutBuffer;
+use crate::copy::selection::Selection;
 use crate::error::Error;
-use crate::layout::Layout;
-use crate::out::OutBuffer;
-use crate::selection::Selection;
-use crate::stage::DecodeOptions;
+use crate::limits::bound::Bound;
 use crate::store::{ObjectId, Store};
 
 /// Settings of one pipeline, fixed when it is made.
@@ -55,7 +55,7 @@ pub struct Spec {
     /// Bytes of the decoded chunk.
     pub(crate) nbytes: usize,
     /// Bytes that the encoded chunk cannot exceed.
-    pub(crate) most_encoded: u64,
+    pub(crate) max_encoded: u64,
     decoding: Arc<Decoding>,
 }
 
@@ -131,9 +131,9 @@ impl Spec {
     /// A chunk of bytes, not compressed.
     #[cfg(test)]
     pub(crate) fn of_bytes(shape: &[u64]) -> Self {
-        let element = crate::element::Element {
+        let element = crate::codec::element::Element {
             size: 1,
-            kind: crate::element::Kind::Bits,
+            kind: crate::codec::element::Kind::Bits,
             swap_unit: 1,
             big_endian: false,
         };
@@ -144,7 +144,7 @@ impl Spec {
         };
         Self {
             nbytes: chunk.nbytes().unwrap_or_default(),
-            most_encoded: 0,
+            max_encoded: 0,
             chunk,
             decoding: Arc::new(Decoding {
                 metadata: String::new(),
@@ -159,7 +159,7 @@ impl Spec {
     /// # Errors
     /// [`Error::Decode`] saying how many there are.
     pub(crate) fn check_stored(&self, size: u64) -> Result<(), Error> {
-        if size > self.most_encoded {
+        if size > self.max_encoded {
             let reason = format!("{size} bytes are no chunk of this shape");
             return Err(Error::decode("bytes", reason));
         }
@@ -210,7 +210,7 @@ impl Array {
             .nbytes()
             .ok_or_else(|| Error::unsupported("chunks beyond memory"))?;
         Ok(Spec {
-            most_encoded: self.layout.most_encoded(&chunk),
+            max_encoded: self.layout.max_encoded(&chunk),
             chunk,
             nbytes,
             decoding: Arc::clone(&self.decoding),

@@ -1,71 +1,51 @@
 //! The engine of zarrs-async: reads and writes batches of Zarr chunks, without Python.
 //!
-//! A batch is the chunks of one `read` or `write` call. Its journey:
+//! A batch is the chunks of one `read` or `write` call. A read is a line of steps; each arrow is a type:
 //!
 //! ```text
-//! batch      what is asked: keys, chunk specs, selections, and the caller's buffer
-//! read       which road each chunk goes: an object, or the parts of a shard
-//! flight     concurrent batches that need the same bytes share them
-//! dispatch   the next unit sets out when the one before was admitted
-//! admit      process-wide permits: chunk, bytes, request, CPU, in this order
-//! locate     a shard's index: cached, on its way, or fetched
-//! store      bytes from files, from the wire, from somebody else's store
-//! place      decoded, scattered into the caller's buffer
+//! Batch ─► plan ─► unit ─► permits ─► fetch ─► decode ─► scatter
 //! ```
 //!
-//! A write goes the same road backwards: `write` locks the object, `update` gathers, merges and
-//! encodes, `store` puts. Read `read.rs` first.
+//! A write is its mirror. Read `read/mod.rs` first, then `read/plan.rs` and `read/unit.rs`.
+//!
+//! Folders, each with one subject; what stands higher uses what stands lower, never the other way:
+//!
+//! ```text
+//! read     write          a batch, from its plan to its results
+//!      engine             what all batches of a process share
+//!      share              fetches, shard indexes, locks of objects
+//!      batch              what is asked, and how each chunk went
+//! store    chunk          bytes by key; one object and the caller's buffer
+//! limits   copy   codec   permits and threads; selections and copies; bytes and elements
+//! memory   error  stats
+//! ```
 
-mod admit;
 mod batch;
-mod coalesce;
+mod chunk;
 mod codec;
-mod element;
+mod copy;
 mod engine;
 mod error;
-mod explain;
-mod fetches;
-mod gate;
-mod index_cache;
-mod index_loads;
-mod layout;
-mod local_read;
-mod locks;
+mod limits;
+mod memory;
 #[cfg(test)]
 mod model;
-mod out;
-mod pace;
-mod place;
-mod plan;
-mod pool;
-mod positions;
 mod read;
-mod read_shard;
-mod runs;
-mod scratch;
-mod selection;
-mod shard;
-mod shared_future;
-mod split;
-mod stage;
+mod share;
 mod stats;
 mod store;
-mod sync;
-mod turn;
-mod unit;
-mod update;
 mod write;
 
 pub use batch::{Array, Batch, BatchError, Item, Settings, Spec};
-pub use element::{ChunkSpec, Element, Kind};
+pub use codec::element::{ChunkSpec, Element, Kind};
+pub use codec::layout::Layout;
+pub use copy::buffer::OutBuffer;
+pub use copy::positions::Positions;
+pub use copy::selection::{Axis, Selection};
 pub use engine::{Engine, Limits};
 pub use error::{Error, StoreError, StoreErrorKind};
-pub use explain::Plan;
-pub use layout::Layout;
-pub use out::OutBuffer;
-pub use positions::Positions;
+pub use read::explain::Plan;
 pub use read::read;
-pub use selection::{Axis, Selection};
 pub use stats::{Counter, Stats};
 pub use store::{
     Awaited, ForeignStore, LocalStore, Part, RemoteConfig, RemoteKind, RemoteStore, Store,

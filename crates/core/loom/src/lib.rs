@@ -12,7 +12,7 @@ use loom::thread;
 
 use self::gate::Gate;
 
-#[path = "../../src/gate.rs"]
+#[path = "../../src/copy/gate.rs"]
 mod gate;
 
 /// Stands in for `crate::sync`.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Task, cancellable, explore, step, task};
-use crate::admit::Bound;
+use crate::limits::bound::Bound;
 
 /// How many permits are out, and how many there may be.
 #[derive(Clone)]

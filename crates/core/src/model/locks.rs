@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{cancellable, explore, step, task};
-use crate::locks::KeyLocks;
+use crate::share::locks::KeyLocks;
 use crate::store::ObjectId;
 
 fn id() -> ObjectId {

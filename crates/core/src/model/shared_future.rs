@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{cancellable, explore, step, task};
-use crate::shared_future::SharedFuture;
+use crate::share::shared_future::SharedFuture;
 
 /// Work that waits for as many events, and counts when it is dropped.
 #[expect(

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use crate::stats::InFlight;
 
-/// Bytes that are let pass, not kept, of a body whose length the server does not tell.
+/// Bytes that are let access, not kept, of a body whose length the server does not tell.
 const MOST_UNMEASURED: u64 = 256 << 20;
 
 /// Nothing has arrived for too long.

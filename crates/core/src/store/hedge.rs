@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::remote::RemoteStore;
 use super::retry::Refusal;
-use crate::admit::Bound;
+use crate::limits::bound::Bound;
 
 /// Requests whose times are remembered.
 const REMEMBERED: usize = 64;

@@ -6,11 +6,11 @@
 
 mod answer;
 mod body;
-mod build;
-mod door;
+mod client;
 mod hedge;
 mod local;
 mod location;
+mod open;
 mod remote;
 mod retry;
 
@@ -21,12 +21,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub(crate) use build::Registry;
-pub use build::{RemoteConfig, RemoteKind};
-pub(crate) use door::Door;
+pub(crate) use client::HttpClients;
 pub(crate) use hedge::Hedge;
 pub use local::LocalStore;
 pub(crate) use local::{Directories, Opened};
+pub(crate) use open::Registry;
+pub use open::{RemoteConfig, RemoteKind};
 pub use remote::RemoteStore;
 
 use crate::error::Error;

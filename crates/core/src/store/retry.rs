@@ -308,9 +308,9 @@ mod tests {
     use object_store::http::HttpBuilder;
     use object_store::path::Path;
 
-    use super::super::{Door, Part};
+    use super::super::{HttpClients, Part};
     use super::*;
-    use crate::pace::Pace;
+    use crate::limits::adaptive::AdaptiveBound;
 
     /// A server that fails each request in the same way.
     #[derive(Debug, Clone, Copy)]
@@ -346,8 +346,8 @@ mod tests {
 
     impl HttpConnector for Connects {
         fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-            let door = Door::new(&Arc::default(), &Pace::new(None));
-            Ok(door.before(HttpClient::new(self.0), STALL_TIMEOUT))
+            let clients = HttpClients::new(&Arc::default(), &AdaptiveBound::new(None));
+            Ok(clients.metered(HttpClient::new(self.0), STALL_TIMEOUT))
         }
     }
 

@@ -1,0 +1,241 @@
+//! Values to encoded bytes: gather, merge with what is stored, encode. The middle of every write.
+//!
+//! In a shard only the subchunks that the selection touches are decoded and encoded; the bytes of the
+//! others are spliced into the new shard as they are.
+
+use std::ops::Range;
+
+use crate::chunk::decode::{Work, bytes_of, straight};
+use crate::codec::chain::Chain;
+use crate::codec::element::ChunkSpec;
+use crate::codec::layout::{IndexLocation, Layout, Sharding};
+use crate::codec::shard_index::ShardIndex;
+use crate::copy::buffer::OutBuffer;
+use crate::copy::selection::Selection;
+use crate::copy::split::Split;
+use crate::copy::strided::runs;
+use crate::error::Error;
+use crate::limits::pool;
+use crate::memory::{append, reserve, resize, with_decoded};
+
+/// The values of one batch, and how they are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Values<'a> {
+    pub buffer: &'a OutBuffer,
+    /// Whether chunks that equal the fill value are stored.
+    pub write_empty: bool,
+    pub work: Work<'a>,
+}
+
+/// Appends the object that holds `existing` with the selected elements replaced to `into`; appends
+/// nothing and says so where it shall not be stored because all of it equals the fill value.
+///
+/// `existing` is the stored object, `None` where there is none or none of it is to survive.
+pub(crate) fn update(
+    layout: &Layout,
+    spec: &ChunkSpec,
+    existing: Option<&[u8]>,
+    selection: &Selection,
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    match layout {
+        Layout::Chunk(chain) => update_chunk(chain, spec, existing, selection, values, into),
+        Layout::Shard(sharding) => update_shard(sharding, spec, existing, selection, values, into),
+    }
+}
+
+/// Appends an object that decodes to fill values: an encoded chunk, or a shard without subchunks.
+pub(crate) fn encode_empty(
+    layout: &Layout,
+    spec: &ChunkSpec,
+    into: &mut Vec<u8>,
+) -> Result<(), Error> {
+    match layout {
+        Layout::Chunk(chain) => with_decoded(|scratch| {
+            let nbytes = spec
+                .nbytes()
+                .ok_or_else(|| Error::invalid("the chunk is too large"))?;
+            resize(scratch, nbytes)?;
+            spec.fill_into(scratch);
+            chain.encode(spec, scratch, into)
+        }),
+        Layout::Shard(sharding) => {
+            let subchunks = sharding.grid(spec).iter().product::<u64>();
+            let count = usize::try_from(subchunks)
+                .map_err(|_| Error::invalid("the shard has too many subchunks"))?;
+            ShardIndex::absent(count)?.encode(sharding, into)
+        }
+    }
+}
+
+fn update_chunk(
+    chain: &Chain,
+    spec: &ChunkSpec,
+    existing: Option<&[u8]>,
+    selection: &Selection,
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let nbytes = spec
+        .nbytes()
+        .ok_or_else(|| Error::invalid("the chunk is too large"))?;
+    let strides = chain.strides(spec);
+    let work = values.work;
+    let gone = || Error::Stopped("its values are gone".into());
+    let access = values.buffer.enter().ok_or_else(gone)?;
+    let mut encode = |decoded: &[u8]| {
+        if !values.write_empty && spec.is_empty(decoded) {
+            return Ok(false);
+        }
+        work.stats.chunks_encoded.add(1);
+        chain.encode(spec, decoded, into).map(|()| true)
+    };
+    if let Some((offset, len)) = straight(selection, spec, &strides) {
+        return encode(access.slice(offset, len));
+    }
+    with_decoded(|scratch| {
+        resize(scratch, nbytes)?;
+        match existing {
+            _ if selection.covers(&spec.shape) => {}
+            Some(existing) => {
+                work.stats.chunks_decoded.add(1);
+                chain.decode_into(spec, existing, scratch, work.options)?;
+            }
+            None => spec.fill_into(scratch),
+        }
+        let size = spec.element.size;
+        runs(selection, &strides, size, |run| {
+            access.gather(scratch, run, size);
+        });
+        encode(scratch)
+    })
+}
+
+/// What becomes of one subchunk of a shard.
+enum Subchunk {
+    Absent,
+    /// Its encoded bytes stay as they are, at this range of the stored shard.
+    Kept(Range<u64>),
+    /// The part of the selection with this number falls into it.
+    Touched(usize),
+    /// It has been encoded anew; `None` for one that is not stored.
+    Encoded(Option<Vec<u8>>),
+}
+
+fn update_shard(
+    sharding: &Sharding,
+    spec: &ChunkSpec,
+    existing: Option<&[u8]>,
+    selection: &Selection,
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let grid = sharding.grid(spec);
+    let count = usize::try_from(grid.iter().product::<u64>())
+        .map_err(|_| Error::invalid("the shard has too many subchunks"))?;
+    let index = match existing {
+        Some(shard) => {
+            let encoded = sharding.index_of(spec, shard)?;
+            let options = values.work.options;
+            ShardIndex::decode(encoded, sharding, spec, shard.len() as u64, options)?
+        }
+        None => ShardIndex::absent(count)?,
+    };
+    let mut subchunks = Vec::new();
+    reserve(&mut subchunks, count)?;
+    subchunks.extend((0..count).map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept)));
+    let split = Split::new(selection, &sharding.chunk_shape, &grid);
+    let subspec = spec.with_shape(&sharding.chunk_shape);
+    let inner = Values {
+        work: values.work.on_one_thread(),
+        ..values
+    };
+    let encode = |at: usize, part: usize, into: &mut Vec<u8>| {
+        let before = existing
+            .zip(index.range(at))
+            .map(|(shard, range)| bytes_of(shard, &range))
+            .transpose()?;
+        update(
+            &sharding.inner,
+            &subspec,
+            before,
+            &split.part(part),
+            inner,
+            into,
+        )
+    };
+    if values.work.parallel && split.len() > 1 {
+        let encoded = pool::for_each((0..split.len()).collect(), true, |part| {
+            let at = split.subchunk(part);
+            let mut bytes = Vec::new();
+            let stored = encode(at, part, &mut bytes)?;
+            Ok((at, stored.then_some(bytes)))
+        })?;
+        for (at, bytes) in encoded {
+            subchunks[at] = Subchunk::Encoded(bytes);
+        }
+    } else {
+        for part in 0..split.len() {
+            subchunks[split.subchunk(part)] = Subchunk::Touched(part);
+        }
+    }
+    assemble(
+        sharding,
+        spec,
+        existing.unwrap_or_default(),
+        &subchunks,
+        encode,
+        into,
+    )
+}
+
+/// Appends the subchunks and their index; nothing where no subchunk is left.
+fn assemble(
+    sharding: &Sharding,
+    spec: &ChunkSpec,
+    existing: &[u8],
+    subchunks: &[Subchunk],
+    encode: impl Fn(usize, usize, &mut Vec<u8>) -> Result<bool, Error>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let origin = into.len();
+    let index_size = usize::try_from(sharding.index_size(spec)).unwrap_or(0);
+    if sharding.location == IndexLocation::Start {
+        resize(into, origin + index_size)?;
+    }
+    let mut index = ShardIndex::absent(subchunks.len())?;
+    let mut any = false;
+    for (at, subchunk) in subchunks.iter().enumerate() {
+        let start = into.len() - origin;
+        let stored = match subchunk {
+            Subchunk::Absent | Subchunk::Encoded(None) => false,
+            Subchunk::Kept(range) => {
+                append(into, bytes_of(existing, range)?)?;
+                true
+            }
+            Subchunk::Touched(part) => encode(at, *part, into)?,
+            Subchunk::Encoded(Some(bytes)) => {
+                append(into, bytes)?;
+                true
+            }
+        };
+        if stored {
+            index.set(at, &(start as u64..(into.len() - origin) as u64));
+            any = true;
+        }
+    }
+    if !any {
+        into.truncate(origin);
+        return Ok(false);
+    }
+    match sharding.location {
+        IndexLocation::Start => {
+            let mut encoded = Vec::new();
+            index.encode(sharding, &mut encoded)?;
+            into[origin..origin + index_size].copy_from_slice(&encoded);
+        }
+        IndexLocation::End => index.encode(sharding, into)?,
+    }
+    Ok(true)
+}

@@ -1,0 +1,462 @@
+//! A codec chain: encoded bytes to one decoded chunk and back.
+//!
+//! What nearly every array has: `transpose`, `bytes`, then any bytes-to-bytes codecs. A transposition is
+//! only a choice of strides for the copy that follows anyway, byte order is changed in place, and zstd
+//! contexts live as long as their thread (a new one for each chunk costs a fifth of the time at 64 KiB).
+//! Other chains are left to zarr's own pipeline. A test holds this one equal to zarrs' `CodecChain`.
+//!
+//! Decoders never trust a size that stored bytes declare: the chunk's own size is known, so whatever
+//! is larger or smaller is refused before memory is taken for it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use zarrs::metadata::v3::MetadataV3;
+
+use crate::codec::element::{ChunkSpec, c_strides};
+use crate::codec::stage::{DecodeOptions, Stage, same_size, stage_sizes};
+use crate::error::Error;
+use crate::memory::{append, resize};
+
+/// How one array's chunks are encoded.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    order: Option<Vec<usize>>,
+    swap: bool,
+    stages: Vec<Stage>,
+    names: Arc<str>,
+}
+
+impl Chain {
+    /// Builds the chain that `codecs` name, for elements held in `big_endian` memory.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the codec that is not known here.
+    pub fn new(codecs: &[MetadataV3], big_endian: bool) -> Result<Self, Error> {
+        let unsupported = |codec: &MetadataV3, why: &str| {
+            Error::unsupported(format!("codec {:?}: {why}", codec.name()))
+        };
+        let mut order: Option<Vec<usize>> = None;
+        let mut swap = None;
+        let mut stages = Vec::new();
+        for codec in codecs {
+            let setting = |name| codec.configuration().and_then(|values| values.get(name));
+            match codec.name() {
+                "transpose" if swap.is_none() => {
+                    let axes = setting("order").and_then(serde_json::Value::as_array);
+                    let axes = axes.map(|axes| axes.iter().map(index).collect::<Option<Vec<_>>>());
+                    let Some(Some(axes)) =
+                        axes.filter(|axes| axes.as_deref().is_some_and(is_order))
+                    else {
+                        return Err(unsupported(codec, "its order is not a permutation"));
+                    };
+                    order = Some(match order {
+                        Some(before) if before.len() == axes.len() => {
+                            axes.iter().map(|axis| before[*axis]).collect()
+                        }
+                        Some(_) => return Err(unsupported(codec, "its order has another length")),
+                        None => axes,
+                    });
+                }
+                "bytes" if swap.is_none() => {
+                    let endian = setting("endian").and_then(serde_json::Value::as_str);
+                    swap = Some(endian.is_some_and(|endian| (endian == "big") != big_endian));
+                }
+                "sharding_indexed" => {
+                    return Err(unsupported(codec, "beside other codecs"));
+                }
+                _ if swap.is_none() => return Err(unsupported(codec, "before \"bytes\"")),
+                _ => stages.push(Stage::new(codec)?),
+            }
+        }
+        let names: Vec<&str> = codecs.iter().map(MetadataV3::name).collect();
+        let names = names.join(", ").into();
+        let swap = swap.ok_or_else(|| {
+            Error::unsupported(format!("codecs {names:?} without one to \"bytes\""))
+        })?;
+        Ok(Self {
+            order,
+            swap,
+            stages,
+            names,
+        })
+    }
+
+    /// Names of the codecs, in order.
+    #[must_use]
+    pub fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// Whether one codec hands a whole chunk to the next while it is encoded.
+    pub(crate) const fn has_intermediates(&self) -> bool {
+        self.swap || self.stages.len() > 1
+    }
+
+    /// Checks what only the chunk's own shape can tell.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where a transposition has another number of axes than the chunk.
+    pub fn check(&self, spec: &ChunkSpec) -> Result<(), Error> {
+        match &self.order {
+            Some(order) if order.len() != spec.shape.len() => Err(Error::unsupported(
+                "codec \"transpose\" has another number of axes than the chunk",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Strides in bytes, per axis of the chunk, of what [`Chain::decode`] gives.
+    #[must_use]
+    pub fn strides(&self, spec: &ChunkSpec) -> Vec<i64> {
+        let Some(order) = &self.order else {
+            return c_strides(&spec.shape, spec.element.size);
+        };
+        let shape: Vec<u64> = order.iter().map(|axis| spec.shape[*axis]).collect();
+        let encoded = c_strides(&shape, spec.element.size);
+        let mut strides = vec![0; order.len()];
+        for (stride, axis) in encoded.iter().zip(order) {
+            strides[*axis] = *stride;
+        }
+        strides
+    }
+
+    /// Decodes one chunk: borrows `encoded` where it is the decoded chunk already, else fills `scratch`.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the bytes are not a chunk of this shape, [`Error::Memory`] when there is
+    /// no memory for it.
+    pub(crate) fn decode<'a>(
+        &self,
+        spec: &ChunkSpec,
+        encoded: &'a [u8],
+        scratch: &'a mut Vec<u8>,
+        options: DecodeOptions,
+    ) -> Result<&'a [u8], Error> {
+        let nbytes = nbytes(spec)?;
+        if !self.swap && self.stages.is_empty() {
+            same_size("bytes", encoded.len(), nbytes)?;
+            return Ok(encoded);
+        }
+        resize(scratch, nbytes)?;
+        self.decode_into(spec, encoded, scratch, options)?;
+        Ok(scratch)
+    }
+
+    /// Decodes one chunk into `decoded`, which has the chunk's size.
+    ///
+    /// # Errors
+    /// As for [`Chain::decode`].
+    pub(crate) fn decode_into(
+        &self,
+        spec: &ChunkSpec,
+        encoded: &[u8],
+        decoded: &mut [u8],
+        options: DecodeOptions,
+    ) -> Result<(), Error> {
+        let sizes = stage_sizes(&self.stages, nbytes(spec)?);
+        let mut bytes = Cow::Borrowed(encoded);
+        for (stage, size) in self.stages.iter().zip(&sizes).skip(1).rev() {
+            bytes = stage.decode(bytes, *size, options)?;
+        }
+        if let Some(stage) = self.stages.first() {
+            stage.decode_into(&bytes, decoded, options)?;
+        } else {
+            same_size("bytes", bytes.len(), decoded.len())?;
+            decoded.copy_from_slice(&bytes);
+        }
+        if self.swap {
+            spec.element.swap(decoded);
+        }
+        Ok(())
+    }
+
+    /// Encodes one chunk that is laid out as [`Chain::strides`] says, to the end of `into`.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] when a codec refuses, [`Error::Memory`] when there is no memory for it.
+    pub(crate) fn encode(
+        &self,
+        spec: &ChunkSpec,
+        decoded: &[u8],
+        into: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let mut bytes = spec.element.swapped(decoded, self.swap)?;
+        let Some((last, stages)) = self.stages.split_last() else {
+            return append(into, &bytes);
+        };
+        for stage in stages {
+            let mut encoded = Vec::new();
+            stage.encode(&bytes, &mut encoded)?;
+            bytes = Cow::Owned(encoded);
+        }
+        last.encode(&bytes, into)
+    }
+}
+
+fn nbytes(spec: &ChunkSpec) -> Result<usize, Error> {
+    spec.nbytes()
+        .ok_or_else(|| Error::invalid("the chunk is larger than memory can be"))
+}
+
+fn index(value: &serde_json::Value) -> Option<usize> {
+    value.as_u64().and_then(|axis| usize::try_from(axis).ok())
+}
+
+fn is_order(axes: &[usize]) -> bool {
+    let mut sorted = axes.to_vec();
+    sorted.sort_unstable();
+    sorted.iter().enumerate().all(|(at, axis)| at == *axis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU64;
+
+    use zarrs::array::codec::api::ArrayToBytesCodecTraits;
+    use zarrs::array::data_type::uint16;
+    use zarrs::array::{ArrayBytes, CodecChain, CodecOptions, FillValue};
+
+    use crate::codec::element::{Element, Kind};
+
+    const OPTIONS: DecodeOptions = DecodeOptions {
+        validate_checksums: true,
+    };
+
+    fn encode(chain: &Chain, spec: &ChunkSpec, decoded: &[u8]) -> Vec<u8> {
+        let mut encoded = b"before".to_vec();
+        chain.encode(spec, decoded, &mut encoded).unwrap();
+        assert_eq!(b"before", &encoded[..6]);
+        encoded.split_off(6)
+    }
+
+    fn metadata(json: &str) -> Vec<MetadataV3> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    /// The same codecs in zarrs, for chunks of `spec`.
+    struct Zarrs(CodecChain, Vec<NonZeroU64>);
+
+    impl Zarrs {
+        fn new(codecs: &[MetadataV3], spec: &ChunkSpec) -> Self {
+            let shape = spec.shape.iter().copied().map(NonZeroU64::new);
+            Self(
+                CodecChain::from_metadata(codecs).unwrap(),
+                shape.collect::<Option<_>>().unwrap(),
+            )
+        }
+
+        fn encode(&self, decoded: &[u8]) -> Vec<u8> {
+            let (fill, options) = (FillValue::from(0_u16), CodecOptions::default());
+            let decoded = ArrayBytes::new_flen(decoded);
+            self.0
+                .encode(decoded, &self.1, &uint16(), &fill, &options)
+                .unwrap()
+                .into_owned()
+        }
+
+        fn decode(&self, encoded: &[u8]) -> Vec<u8> {
+            let (fill, options) = (FillValue::from(0_u16), CodecOptions::default());
+            let decoded = self
+                .0
+                .decode(encoded.into(), &self.1, &uint16(), &fill, &options)
+                .unwrap();
+            decoded.into_fixed().unwrap().into_owned()
+        }
+    }
+
+    fn spec(shape: &[u64]) -> ChunkSpec {
+        let element = Element {
+            size: 2,
+            kind: Kind::Bits,
+            swap_unit: 2,
+            big_endian: false,
+        };
+        ChunkSpec {
+            shape: shape.to_vec(),
+            element,
+            fill: vec![0, 0],
+        }
+    }
+
+    fn bytes_and(codec: &str) -> Vec<MetadataV3> {
+        let bytes = r#"{"name":"bytes","configuration":{"endian":"little"}}"#;
+        metadata(&format!("[{bytes},{codec}]"))
+    }
+
+    const CHAINS: &[&str] = &[
+        r#"[{"name":"bytes","configuration":{"endian":"little"}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"big"}},{"name":"zstd","configuration":{"level":1,"checksum":true}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"zstd","configuration":{"level":1,"checksum":false}},{"name":"crc32c"}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"crc32c"},{"name":"zstd","configuration":{"level":1,"checksum":false}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"gzip","configuration":{"level":5}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"gzip","configuration":{"level":5}},{"name":"zstd","configuration":{"level":1,"checksum":false}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"numcodecs.zlib","configuration":{"level":1}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"numcodecs.bz2","configuration":{"level":1}}]"#,
+        r#"[{"name":"bytes","configuration":{"endian":"little"}},{"name":"blosc","configuration":{"cname":"lz4","clevel":5,"shuffle":"shuffle","typesize":2,"blocksize":0}}]"#,
+    ];
+
+    const STAGES: &[&str] = &[
+        r#"{"name":"zstd","configuration":{"level":1,"checksum":true}}"#,
+        r#"{"name":"gzip","configuration":{"level":1}}"#,
+        r#"{"name":"numcodecs.zlib","configuration":{"level":1}}"#,
+        r#"{"name":"numcodecs.bz2","configuration":{"level":1}}"#,
+        r#"{"name":"blosc","configuration":{"cname":"lz4","clevel":5,"shuffle":"shuffle","typesize":2,"blocksize":0}}"#,
+        r#"{"name":"numcodecs.shuffle","configuration":{"elementsize":2}}"#,
+        r#"{"name":"crc32c"}"#,
+        r#"{"name":"numcodecs.fletcher32"}"#,
+    ];
+
+    #[test]
+    fn zarrs_and_this_read_each_other() {
+        let spec = spec(&[3, 5, 7]);
+        let decoded: Vec<u8> = (0..210).map(|byte: u8| byte.wrapping_mul(31)).collect();
+        for json in CHAINS {
+            let codecs = metadata(json);
+            let (ours, zarrs) = (
+                Chain::new(&codecs, false).unwrap(),
+                Zarrs::new(&codecs, &spec),
+            );
+            assert_eq!(decoded, zarrs.decode(&encode(&ours, &spec, &decoded)));
+            for encoded in [zarrs.encode(&decoded), encode(&ours, &spec, &decoded)] {
+                let mut scratch = Vec::new();
+                let back = ours.decode(&spec, &encoded, &mut scratch, OPTIONS).unwrap();
+                assert_eq!(decoded, back, "{json}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_transposition_is_a_choice_of_strides() {
+        let codecs = metadata(
+            r#"[{"name":"transpose","configuration":{"order":[2,0,1]}},{"name":"bytes","configuration":{"endian":"little"}}]"#,
+        );
+        let spec = spec(&[2, 3, 4]);
+        let direct = Chain::new(&codecs, false).unwrap();
+        let plain: Vec<u8> = (0..24_u16).flat_map(u16::to_le_bytes).collect();
+        let encoded = Zarrs::new(&codecs, &spec).encode(&plain);
+        let strides = direct.strides(&spec);
+        assert_eq!(vec![6, 2, 12], strides);
+        let (mut scratch, mut seen) = (Vec::new(), Vec::new());
+        let decoded = direct
+            .decode(&spec, &encoded, &mut scratch, OPTIONS)
+            .unwrap();
+        for (a, b, c) in
+            (0..2).flat_map(|a| (0..3).flat_map(move |b| (0..4).map(move |c| (a, b, c))))
+        {
+            let at = usize::try_from(a * strides[0] + b * strides[1] + c * strides[2]).unwrap();
+            seen.extend_from_slice(&decoded[at..at + 2]);
+        }
+        assert_eq!(plain, seen);
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let spec = spec(&[3, 5, 7]);
+        let decoded = vec![7; 210];
+        for json in CHAINS {
+            let chain = Chain::new(&metadata(json), false).unwrap();
+            let encoded = encode(&chain, &spec, &decoded);
+            for bytes in [
+                &encoded[..encoded.len() - 1],
+                &[],
+                &encoded[..encoded.len() / 2],
+            ] {
+                assert!(
+                    chain
+                        .decode(&spec, bytes, &mut Vec::new(), OPTIONS)
+                        .is_err(),
+                    "{json}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn more_bytes_than_the_chunk_has_are_refused_before_there_is_memory_for_them() {
+        let (small, large) = (spec(&[4]), spec(&[16 << 20]));
+        for inner in STAGES {
+            for outer in ["", STAGES[0], STAGES[1], STAGES[6], STAGES[7]] {
+                let comma = if outer.is_empty() { "" } else { "," };
+                let codecs = bytes_and(&format!("{inner}{comma}{outer}"));
+                let chain = Chain::new(&codecs, false).unwrap();
+                let encoded = encode(&chain, &large, &vec![0; 32 << 20]);
+                let mut scratch = Vec::new();
+                let refused = chain.decode(&small, &encoded, &mut scratch, OPTIONS);
+                assert!(refused.is_err(), "{inner} {outer}");
+                assert!(scratch.capacity() < 1 << 10);
+            }
+        }
+    }
+
+    #[test]
+    fn every_stage_stands_before_every_other() {
+        let spec = spec(&[5, 7]);
+        let decoded: Vec<u8> = (0..70).map(|byte: u8| byte.wrapping_mul(31)).collect();
+        for inner in STAGES {
+            for outer in STAGES {
+                if outer.contains("shuffle") && !inner.contains("shuffle") {
+                    continue; // what is shuffled must be whole elements
+                }
+                let chain = Chain::new(&bytes_and(&format!("{inner},{outer}")), false).unwrap();
+                let encoded = encode(&chain, &spec, &decoded);
+                let mut scratch = Vec::new();
+                let back = chain.decode(&spec, &encoded, &mut scratch, OPTIONS);
+                assert_eq!(decoded, back.unwrap(), "{inner} {outer}");
+            }
+        }
+    }
+
+    /// Damages what each stage has encoded in every way that is drawn: it must end, in an error or data,
+    /// without more memory than a chunk takes.
+    #[test]
+    fn damage_ends_in_an_error_or_in_data() {
+        let spec = spec(&[40, 50]);
+        let decoded: Vec<u8> = (0..4000_u32)
+            .flat_map(|at| [at as u8, (at >> 7) as u8])
+            .take(4000)
+            .collect();
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut draw = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below as u64) as usize
+        };
+        for stage in STAGES {
+            for outer in ["", STAGES[0], STAGES[1]] {
+                let comma = if outer.is_empty() { "" } else { "," };
+                let codecs = bytes_and(&format!("{stage}{comma}{outer}"));
+                let chain = Chain::new(&codecs, false).unwrap();
+                let good = encode(&chain, &spec, &decoded);
+                for _ in 0..300 {
+                    let mut bad = good.clone();
+                    match draw(4) {
+                        0 => bad.truncate(draw(good.len())),
+                        1 => bad.extend_from_slice(&good[..draw(good.len())]),
+                        2 => bad[draw(good.len().min(32))] = draw(256) as u8,
+                        _ => (0..=draw(8)).for_each(|_| bad[draw(good.len())] ^= 1 << draw(8)),
+                    }
+                    let mut scratch = Vec::new();
+                    for validate_checksums in [true, false] {
+                        let options = DecodeOptions { validate_checksums };
+                        if let Ok(decoded) = chain.decode(&spec, &bad, &mut scratch, options) {
+                            assert_eq!(4000, decoded.len());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_codec_is_named() {
+        let codecs = metadata(r#"[{"name":"bytes"},{"name":"nonesuch"}]"#);
+        let error = Chain::new(&codecs, false).unwrap_err();
+        assert!(
+            matches!(&error, Error::Unsupported(text) if text.contains("nonesuch")),
+            "{error}"
+        );
+    }
+}

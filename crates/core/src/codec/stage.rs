@@ -1,0 +1,471 @@
+//! One bytes-to-bytes codec of a chain.
+//!
+//! The list is explicit: a codec is on it only if what zarr or numcodecs wrote is read to the bit, and
+//! the other way round, which tests/test_codecs.py holds. All are decoded into no more memory than the
+//! chunk's size allows, whatever the stored bytes declare.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use serde_json::Value;
+use zarrs::array::codec::api::{BytesToBytesCodecTraits, Codec};
+use zarrs::array::{BytesRepresentation, CodecOptions};
+use zarrs::metadata::v3::MetadataV3;
+
+use crate::error::Error;
+use crate::memory::{append, reserve, resize, zeroed};
+
+/// The most room that a thread keeps for compressing.
+const KEPT_ROOM: usize = 8 << 20;
+/// Bytes of a checksum.
+const CHECKSUM: usize = 4;
+
+/// One bytes-to-bytes codec.
+#[derive(Debug, Clone)]
+pub(crate) enum Stage {
+    Zstd {
+        level: i32,
+        checksum: bool,
+    },
+    Gzip(flate2::Compression),
+    Zlib(flate2::Compression),
+    Bz2(bzip2::Compression),
+    Blosc(Arc<dyn BytesToBytesCodecTraits>),
+    /// Of elements of so many bytes.
+    Shuffle(usize),
+    Crc32c,
+    Fletcher32,
+}
+
+/// Bytes that a stage decodes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    Exactly(usize),
+    AtMost(usize),
+}
+
+/// Settings of one pipeline that decoding heeds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DecodeOptions {
+    /// Whether checksums are compared.
+    pub validate_checksums: bool,
+}
+
+impl Stage {
+    /// # Errors
+    /// [`Error::Unsupported`] naming a codec that is not on the list, or whose settings are not.
+    pub(crate) fn new(codec: &MetadataV3) -> Result<Self, Error> {
+        let name = codec.name();
+        let setting = |name| codec.configuration().and_then(|values| values.get(name));
+        let refused = |why: &dyn std::fmt::Display| {
+            Error::unsupported(format!("codec {name:?} is not known here: {why}"))
+        };
+        let level = |default: i64| match setting("level") {
+            None => Ok(default),
+            Some(level) => level
+                .as_i64()
+                .ok_or_else(|| refused(&format!("its level is {level}"))),
+        };
+        let deflate = |default| {
+            let level = level(default)?;
+            match u32::try_from(level) {
+                Ok(level @ 0..=9) => Ok(flate2::Compression::new(level)),
+                // zlib's own choice.
+                Err(_) if level == -1 => Ok(flate2::Compression::default()),
+                _ => Err(refused(&format!("its level is {level}"))),
+            }
+        };
+        match name {
+            "zstd" => Ok(Self::Zstd {
+                level: i32::try_from(level(0)?).map_err(|error| refused(&error))?,
+                checksum: setting("checksum").and_then(Value::as_bool) == Some(true),
+            }),
+            "gzip" => deflate(5).map(Self::Gzip),
+            "numcodecs.zlib" => deflate(1).map(Self::Zlib),
+            "numcodecs.bz2" => match u32::try_from(level(1)?) {
+                Ok(level @ 1..=9) => Ok(Self::Bz2(bzip2::Compression::new(level))),
+                _ => Err(refused(&"its level is not 1 to 9")),
+            },
+            "blosc" => match Codec::from_metadata(codec) {
+                Ok(Codec::BytesToBytes(codec)) => Ok(Self::Blosc(codec)),
+                Ok(_) => Err(refused(&"it is no codec of bytes")),
+                Err(error) => Err(refused(&error)),
+            },
+            "numcodecs.shuffle" => setting("elementsize")
+                .and_then(Value::as_u64)
+                .and_then(|size| usize::try_from(size).ok())
+                .filter(|size| *size > 0)
+                .map(Self::Shuffle)
+                .ok_or_else(|| refused(&"its elementsize is not a positive number")),
+            "crc32c" => Ok(Self::Crc32c),
+            "numcodecs.fletcher32" => Ok(Self::Fletcher32),
+            _ => Err(Error::unsupported(format!("codec {name:?}"))),
+        }
+    }
+
+    /// What `size` bytes may become.
+    const fn encoded_size(&self, size: Size) -> Size {
+        let (Size::Exactly(most) | Size::AtMost(most)) = size;
+        match (self, size) {
+            (Self::Shuffle(_), _) => size,
+            (Self::Crc32c | Self::Fletcher32, Size::Exactly(_)) => {
+                Size::Exactly(most.saturating_add(CHECKSUM))
+            }
+            (Self::Crc32c | Self::Fletcher32, Size::AtMost(_)) => {
+                Size::AtMost(most.saturating_add(CHECKSUM))
+            }
+            _ => Size::AtMost(max_encoded(most)),
+        }
+    }
+
+    /// Decodes into a buffer of the decoded size.
+    pub(crate) fn decode_into(
+        &self,
+        encoded: &[u8],
+        decoded: &mut [u8],
+        options: DecodeOptions,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Zstd { .. } => {
+                let written = unzstd(encoded, decoded)?;
+                same_size(self.name(), written, decoded.len())
+            }
+            Self::Gzip(_) | Self::Zlib(_) | Self::Bz2(_) => self.fill(encoded, decoded),
+            Self::Shuffle(size) => {
+                same_size(self.name(), encoded.len(), decoded.len())?;
+                transpose(encoded, decoded, *size, self.elements(encoded, *size)?);
+                Ok(())
+            }
+            Self::Blosc(_) | Self::Crc32c | Self::Fletcher32 => {
+                let size = Size::Exactly(decoded.len());
+                let bytes = self.decode(Cow::Borrowed(encoded), size, options)?;
+                same_size(self.name(), bytes.len(), decoded.len())?;
+                decoded.copy_from_slice(&bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Decodes to what may have `size` bytes.
+    pub(crate) fn decode<'a>(
+        &self,
+        encoded: Cow<'a, [u8]>,
+        size: Size,
+        options: DecodeOptions,
+    ) -> Result<Cow<'a, [u8]>, Error> {
+        match (self, size) {
+            (Self::Crc32c, _) => strip_crc32c(encoded, options.validate_checksums),
+            (Self::Fletcher32, _) => {
+                strip_checksum(self.name(), encoded, options.validate_checksums, fletcher32)
+            }
+            (Self::Blosc(zarrs), _) => unblosc(zarrs.as_ref(), encoded, size).map(Cow::Owned),
+            (Self::Shuffle(_), _) => {
+                let mut decoded = zeroed(encoded.len())?;
+                self.decode_into(&encoded, &mut decoded, options)?;
+                Ok(Cow::Owned(decoded))
+            }
+            (_, Size::Exactly(size)) => {
+                let mut decoded = zeroed(size)?;
+                self.decode_into(&encoded, &mut decoded, options)?;
+                Ok(Cow::Owned(decoded))
+            }
+            (_, Size::AtMost(limit)) => self.grow(&encoded, limit).map(Cow::Owned),
+        }
+    }
+
+    /// Encodes to the end of `into`.
+    pub(crate) fn encode(&self, decoded: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
+        let refused = |error: std::io::Error| Error::encode(self.name(), error);
+        match self {
+            Self::Zstd { level, checksum } => enzstd(decoded, *level, *checksum, into),
+            Self::Gzip(level) => {
+                let mut encoder = flate2::write::GzEncoder::new(into, *level);
+                encoder.write_all(decoded).map_err(refused)?;
+                encoder.finish().map(drop).map_err(refused)
+            }
+            Self::Zlib(level) => {
+                let mut encoder = flate2::write::ZlibEncoder::new(into, *level);
+                encoder.write_all(decoded).map_err(refused)?;
+                encoder.finish().map(drop).map_err(refused)
+            }
+            Self::Bz2(level) => {
+                let mut encoder = bzip2::write::BzEncoder::new(into, *level);
+                encoder.write_all(decoded).map_err(refused)?;
+                encoder.finish().map(drop).map_err(refused)
+            }
+            Self::Blosc(zarrs) => {
+                let encoded = zarrs
+                    .encode(Cow::Borrowed(decoded), &codec_options())
+                    .map_err(|error| Error::encode(self.name(), error))?;
+                append(into, &encoded)
+            }
+            Self::Shuffle(size) => {
+                let elements = self
+                    .elements(decoded, *size)
+                    .map_err(|error| Error::encode(self.name(), error))?;
+                let start = into.len();
+                resize(into, start + decoded.len())?;
+                transpose(decoded, &mut into[start..], elements, *size);
+                Ok(())
+            }
+            Self::Crc32c => {
+                append(into, decoded)?;
+                append(into, &crc32c::crc32c(decoded).to_le_bytes())
+            }
+            Self::Fletcher32 => {
+                append(into, decoded)?;
+                append(into, &fletcher32(decoded).to_le_bytes())
+            }
+        }
+    }
+
+    /// The decoded bytes as a stream, for codecs that have one.
+    fn reader<'a>(&self, encoded: &'a [u8]) -> std::io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Self::Zstd { .. } => Box::new(zstd::stream::read::Decoder::with_buffer(encoded)?),
+            Self::Gzip(_) => Box::new(flate2::bufread::MultiGzDecoder::new(encoded)),
+            Self::Zlib(_) => Box::new(flate2::bufread::ZlibDecoder::new(encoded)),
+            Self::Bz2(_) => Box::new(bzip2::bufread::MultiBzDecoder::new(encoded)),
+            _ => return Err(std::io::ErrorKind::Unsupported.into()),
+        })
+    }
+
+    /// Reads exactly as many bytes as are wanted; there must be no more.
+    fn fill(&self, encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
+        let whole = self.reader(encoded).and_then(|mut reader| {
+            reader.read_exact(decoded)?;
+            reader.read(&mut [0])
+        });
+        match whole {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Error::decode(self.name(), "more bytes than the chunk has")),
+            Err(error) => Err(Error::decode(self.name(), error)),
+        }
+    }
+
+    /// Reads all there is, which must not be more than `limit` bytes.
+    fn grow(&self, encoded: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+        let mut decoded = Vec::new();
+        let past = (limit as u64).saturating_add(1);
+        self.reader(encoded)
+            .and_then(|reader| reader.take(past).read_to_end(&mut decoded))
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::OutOfMemory => Error::memory(limit),
+                _ => Error::decode(self.name(), error),
+            })?;
+        if decoded.len() > limit {
+            return Err(Error::decode(
+                self.name(),
+                "more bytes than a chunk can have",
+            ));
+        }
+        Ok(decoded)
+    }
+
+    /// Whole elements in what is shuffled.
+    fn elements(&self, bytes: &[u8], size: usize) -> Result<usize, Error> {
+        if bytes.len().is_multiple_of(size) {
+            return Ok(bytes.len() / size);
+        }
+        let len = bytes.len();
+        let reason = format!("{len} bytes are not a multiple of its elementsize of {size}");
+        Err(Error::decode(self.name(), reason))
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Zstd { .. } => "zstd",
+            Self::Gzip(_) => "gzip",
+            Self::Zlib(_) => "zlib",
+            Self::Bz2(_) => "bz2",
+            Self::Blosc(_) => "blosc",
+            Self::Shuffle(_) => "shuffle",
+            Self::Crc32c => "crc32c",
+            Self::Fletcher32 => "fletcher32",
+        }
+    }
+}
+
+/// What `nbytes` may become at most: no codec makes more than twice of its input, but for what is left
+/// of small ones.
+pub(crate) const fn max_encoded(nbytes: usize) -> usize {
+    const SLACK: usize = 1 << 20;
+    nbytes.saturating_mul(2).saturating_add(SLACK)
+}
+
+/// Removes and, where wanted, compares the CRC32C that ends `encoded`.
+pub(crate) fn strip_crc32c(encoded: Cow<'_, [u8]>, validate: bool) -> Result<Cow<'_, [u8]>, Error> {
+    strip_checksum("crc32c", encoded, validate, crc32c::crc32c)
+}
+
+fn strip_checksum<'a>(
+    codec: &str,
+    encoded: Cow<'a, [u8]>,
+    validate: bool,
+    sum: impl Fn(&[u8]) -> u32,
+) -> Result<Cow<'a, [u8]>, Error> {
+    let Some(len) = encoded.len().checked_sub(CHECKSUM) else {
+        return Err(Error::decode(codec, "fewer bytes than a checksum has"));
+    };
+    if validate && sum(&encoded[..len]).to_le_bytes() != encoded[len..] {
+        return Err(Error::decode(codec, "the checksum does not match"));
+    }
+    Ok(match encoded {
+        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..len]),
+        Cow::Owned(mut bytes) => {
+            bytes.truncate(len);
+            Cow::Owned(bytes)
+        }
+    })
+}
+
+/// Fletcher's checksum of 16-bit words as HDF5 has it: big-endian words, a zero after an odd length, and
+/// sums folded rather than reduced, so that 0xffff and 0 are two values
+/// (<https://github.com/HDFGroup/hdf5/blob/develop/src/H5checksum.c>).
+fn fletcher32(bytes: &[u8]) -> u32 {
+    /// Words whose sums cannot overflow 32 bits.
+    const WORDS: usize = 360;
+    let fold = |sum: u32| (sum & 0xffff) + (sum >> 16);
+    let (mut first, mut second) = (0, 0);
+    for block in bytes.chunks(2 * WORDS) {
+        for word in block.chunks(2) {
+            let low = word.get(1).copied().unwrap_or(0);
+            first += u32::from(u16::from_be_bytes([word[0], low]));
+            second += first;
+        }
+        (first, second) = (fold(first), fold(second));
+    }
+    fold(second) << 16 | fold(first)
+}
+
+/// Writes the rows of a table of bytes as columns.
+fn transpose(from: &[u8], to: &mut [u8], rows: usize, columns: usize) {
+    for (row, bytes) in from.chunks_exact(columns.max(1)).enumerate() {
+        for (place, byte) in to[row..].iter_mut().step_by(rows).zip(bytes) {
+            *place = *byte;
+        }
+    }
+}
+
+fn unblosc(
+    zarrs: &dyn BytesToBytesCodecTraits,
+    encoded: Cow<'_, [u8]>,
+    size: Size,
+) -> Result<Vec<u8>, Error> {
+    let fits = |declared: &usize| match size {
+        Size::Exactly(size) => *declared == size,
+        Size::AtMost(limit) => *declared <= limit,
+    };
+    let Some(declared) = blosc_declares(&encoded).filter(fits) else {
+        return Err(Error::decode(
+            "blosc",
+            "its header declares another size than the chunk has",
+        ));
+    };
+    if declared == 0 {
+        return Ok(Vec::new());
+    }
+    // zarrs does not ask whether there is as much.
+    reserve(&mut Vec::<u8>::new(), declared)?;
+    let expected = BytesRepresentation::FixedSize(declared as u64);
+    zarrs
+        .decode(encoded, &expected, &codec_options())
+        .map(Cow::into_owned)
+        .map_err(|error| Error::decode("blosc", error))
+}
+
+/// A compressor with its settings, and room for what it makes of a chunk.
+struct Compressor {
+    level: i32,
+    checksum: bool,
+    context: zstd::bulk::Compressor<'static>,
+    room: Vec<u8>,
+}
+
+thread_local! {
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<Compressor>> = const { RefCell::new(None) };
+}
+
+fn unzstd(encoded: &[u8], decoded: &mut [u8]) -> Result<usize, Error> {
+    DECOMPRESSOR
+        .with_borrow_mut(|context| {
+            let decompressor = match context {
+                Some(decompressor) => decompressor,
+                None => context.insert(zstd::bulk::Decompressor::new()?),
+            };
+            decompressor.decompress_to_buffer(encoded, decoded)
+        })
+        .map_err(|error: std::io::Error| Error::decode("zstd", error))
+}
+
+fn enzstd(decoded: &[u8], level: i32, checksum: bool, into: &mut Vec<u8>) -> Result<(), Error> {
+    let refused = |error: std::io::Error| Error::encode("zstd", error);
+    COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(kept) if kept.level == level && kept.checksum == checksum => kept,
+            _ => {
+                let mut context = zstd::bulk::Compressor::new(level).map_err(refused)?;
+                context.include_checksum(checksum).map_err(refused)?;
+                kept.insert(Compressor {
+                    level,
+                    checksum,
+                    context,
+                    room: Vec::new(),
+                })
+            }
+        };
+        let bound = zstd::zstd_safe::compress_bound(decoded.len());
+        if compressor.room.len() < bound {
+            resize(&mut compressor.room, bound)?;
+        }
+        let len = compressor
+            .context
+            .compress_to_buffer(decoded, compressor.room.as_mut_slice())
+            .map_err(refused)?;
+        append(into, &compressor.room[..len])?;
+        if bound > KEPT_ROOM {
+            compressor.room = Vec::new();
+        }
+        Ok(())
+    })
+}
+
+/// The decoded size in a blosc header: bytes 4 to 8, little-endian
+/// (<https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst>).
+fn blosc_declares(encoded: &[u8]) -> Option<usize> {
+    let bytes: [u8; 4] = encoded.get(4..8)?.try_into().ok()?;
+    (encoded.len() >= 16)
+        .then(|| u32::from_le_bytes(bytes))
+        .and_then(|size| usize::try_from(size).ok())
+}
+
+/// What each stage decodes to, for a chunk of `nbytes`.
+pub(crate) fn stage_sizes(stages: &[Stage], nbytes: usize) -> Vec<Size> {
+    let mut size = Size::Exactly(nbytes);
+    stages
+        .iter()
+        .map(|stage| {
+            let encoded = stage.encoded_size(size);
+            std::mem::replace(&mut size, encoded)
+        })
+        .collect()
+}
+
+pub(crate) fn same_size(codec: &str, got: usize, expected: usize) -> Result<(), Error> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::decode(
+        codec,
+        format!("it holds {got} bytes where the chunk has {expected}"),
+    ))
+}
+
+/// One thread for each chunk: the engine's own jobs are what runs in parallel.
+fn codec_options() -> CodecOptions {
+    CodecOptions::default().with_concurrent_target(1)
+}

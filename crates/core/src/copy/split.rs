@@ -1,0 +1,245 @@
+//! A selection divided along the subchunks of a shard.
+//!
+//! A part is made when it is asked for. What is kept is small: for a grid, the pieces of each axis, whose
+//! product the parts are. A selection of a shard with 262,144 subchunks takes kilobytes so, where a list
+//! of its parts takes some 90 MB.
+
+use crate::copy::positions::Positions;
+use crate::copy::selection::{Axis, Selection};
+
+/// A selection divided along a grid of subchunks, in C order of the subchunks it falls into.
+#[derive(Debug)]
+pub(crate) enum Split {
+    /// Per axis, the index of each touched subchunk with the piece of the axis that falls into it.
+    Grid {
+        axes: Vec<Vec<(u64, Axis)>>,
+        base: i64,
+        grid: Vec<u64>,
+    },
+    /// Number of each touched subchunk with the points that fall into it.
+    Points(Vec<(usize, Selection)>),
+}
+
+impl Split {
+    /// Divides `selection` along subchunks of shape `subchunk`, of which a shard holds a `grid`.
+    pub(crate) fn new(selection: &Selection, subchunk: &[u64], grid: &[u64]) -> Self {
+        match selection {
+            Selection::Grid { axes, base } => Self::Grid {
+                axes: axes
+                    .iter()
+                    .zip(subchunk)
+                    .map(|(axis, length)| split_axis(axis, *length))
+                    .collect(),
+                base: *base,
+                grid: grid.to_vec(),
+            },
+            Selection::Points { coords, out } => {
+                Self::Points(split_points(coords, out, subchunk, grid))
+            }
+        }
+    }
+
+    /// How many subchunks the selection falls into.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Grid { axes, .. } => axes.iter().map(Vec::len).product(),
+            Self::Points(parts) => parts.len(),
+        }
+    }
+
+    /// Number, in C order of the shard's grid, of the subchunk that a part falls into.
+    pub(crate) fn subchunk(&self, part: usize) -> usize {
+        match self {
+            Self::Grid { axes, grid, .. } => {
+                let coords: Vec<u64> = pieces(axes, part).iter().map(|piece| piece.0).collect();
+                ravel(&coords, grid)
+            }
+            Self::Points(parts) => parts[part].0,
+        }
+    }
+
+    /// A part of the selection, with positions counted from its subchunk's origin. The order of
+    /// duplicates is kept.
+    pub(crate) fn part(&self, part: usize) -> Selection {
+        match self {
+            Self::Grid { axes, base, .. } => Selection::Grid {
+                axes: pieces(axes, part)
+                    .into_iter()
+                    .map(|piece| piece.1.clone())
+                    .collect(),
+                base: *base,
+            },
+            Self::Points(parts) => parts[part].1.clone(),
+        }
+    }
+}
+
+/// The piece of each axis that makes a part; the last axis varies fastest.
+fn pieces(axes: &[Vec<(u64, Axis)>], part: usize) -> Vec<&(u64, Axis)> {
+    let mut rest = part;
+    let mut pieces: Vec<_> = axes
+        .iter()
+        .rev()
+        .map(|axis| {
+            let piece = &axis[rest % axis.len()];
+            rest /= axis.len();
+            piece
+        })
+        .collect();
+    pieces.reverse();
+    pieces
+}
+
+#[expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    reason = "`check` has bounded every position by the chunk's shape"
+)]
+fn split_axis(axis: &Axis, length: u64) -> Vec<(u64, Axis)> {
+    let mut parts = Vec::new();
+    if let Positions::Range { start, step, len } = axis.chunk
+        && step > 0
+    {
+        let mut from = 0;
+        while from < len {
+            let index = (start + step * from as i64) as u64 / length;
+            let end = ((index + 1) * length) as i64;
+            let count = (((end - start) as u64).div_ceil(step as u64) as usize).min(len) - from;
+            let chunk = axis.chunk.slice(from, count, -((index * length) as i64));
+            parts.push((
+                index,
+                Axis {
+                    chunk,
+                    out: axis.out.slice(from, count, 0),
+                },
+            ));
+            from += count;
+        }
+        return parts;
+    }
+    let mut order: Vec<usize> = (0..axis.chunk.len()).collect();
+    order.sort_by_key(|at| axis.chunk.get(*at) as u64 / length);
+    for run in order
+        .chunk_by(|a, b| axis.chunk.get(*a) as u64 / length == axis.chunk.get(*b) as u64 / length)
+    {
+        let index = axis.chunk.get(run[0]) as u64 / length;
+        let origin = (index * length) as i64;
+        let chunk =
+            Positions::from_list(run.iter().map(|at| axis.chunk.get(*at) - origin).collect());
+        parts.push((
+            index,
+            Axis {
+                chunk,
+                out: axis.out.take(run),
+            },
+        ));
+    }
+    parts
+}
+
+#[expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "`check` has bounded every coordinate by the chunk's shape"
+)]
+fn split_points(
+    coords: &[Positions],
+    out: &Positions,
+    subchunk: &[u64],
+    grid: &[u64],
+) -> Vec<(usize, Selection)> {
+    let cell = |at: usize| -> Vec<u64> {
+        coords
+            .iter()
+            .zip(subchunk)
+            .map(|(positions, length)| positions.get(at) as u64 / length)
+            .collect()
+    };
+    let mut order: Vec<(usize, usize)> = (0..out.len())
+        .map(|at| (ravel(&cell(at), grid), at))
+        .collect();
+    order.sort_unstable();
+    order
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(|run| {
+            let points: Vec<usize> = run.iter().map(|(_, at)| *at).collect();
+            let coords = coords
+                .iter()
+                .zip(subchunk)
+                .map(|(positions, length)| {
+                    points
+                        .iter()
+                        .map(|at| positions.get(*at) % *length as i64)
+                        .collect()
+                })
+                .map(Positions::from_list)
+                .collect();
+            let part = Selection::Points {
+                coords,
+                out: out.take(&points),
+            };
+            (run[0].0, part)
+        })
+        .collect()
+}
+
+/// Number in C order of the cell at `coords` of a grid.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an index of that many entries is in memory"
+)]
+pub(crate) fn ravel(coords: &[u64], grid: &[u64]) -> usize {
+    coords
+        .iter()
+        .zip(grid)
+        .fold(0, |at, (coord, length)| at * length + coord) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::selection::tests::{grid, points};
+
+    #[test]
+    #[expect(clippy::cast_possible_wrap, reason = "small numbers")]
+    fn split_keeps_every_element_once() {
+        for (selection, subchunk, cells) in [
+            (grid(), vec![4, 3, 2], vec![2, 3, 3]),
+            (points(), vec![2, 4], vec![5, 2]),
+        ] {
+            let split = Split::new(&selection, &subchunk, &cells);
+            let mut joined = Vec::new();
+            for part in 0..split.len() {
+                let mut number = split.subchunk(part) as u64;
+                let mut origin: Vec<i64> = cells
+                    .iter()
+                    .zip(&subchunk)
+                    .rev()
+                    .map(|(cells, length)| {
+                        let at = number % cells * length;
+                        number /= cells;
+                        at as i64
+                    })
+                    .collect();
+                origin.reverse();
+                for (coords, out) in split.part(part).elements() {
+                    let coords: Vec<i64> = coords.iter().zip(&origin).map(|(c, o)| c + o).collect();
+                    joined.push((coords, out));
+                }
+            }
+            let mut whole = selection.elements();
+            joined.sort();
+            whole.sort();
+            assert_eq!(whole, joined);
+        }
+    }
+
+    #[test]
+    fn parts_are_in_the_order_of_their_subchunks() {
+        let split = Split::new(&grid(), &[4, 3, 2], &[2, 3, 3]);
+        let numbers: Vec<_> = (0..split.len()).map(|part| split.subchunk(part)).collect();
+        assert!(numbers.is_sorted());
+        assert_eq!(2 * 3 * 3, numbers.len());
+    }
+}

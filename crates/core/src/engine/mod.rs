@@ -1,0 +1,142 @@
+//! The engine: what all batches of a process share.
+
+pub(crate) mod jobs;
+pub(crate) mod requests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::RwLock;
+
+use crate::batch::Array;
+use crate::copy::selection::Selection;
+use crate::error::Error;
+use crate::limits::permits::Admission;
+use crate::limits::pool::Pool;
+use crate::share::fetches::{Fetches, Span, Subchunks, Whole};
+use crate::share::index_cache::IndexCache;
+use crate::share::index_loads::IndexLoads;
+use crate::share::locks::KeyLocks;
+use crate::stats::Stats;
+use crate::store::{HttpClients, ObjectId, Registry, RemoteConfig, RemoteStore};
+
+/// The process-wide bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Threads that decode and encode.
+    pub threads: usize,
+    /// Requests in flight at most; `None` for as many as the latency of the stores asks for.
+    pub requests: Option<usize>,
+    /// Bytes of encoded and decoded data in memory at most, besides the callers' own arrays.
+    pub memory_bytes: u64,
+    /// Bytes of decoded shard indexes kept at most.
+    pub shard_index_cache_bytes: usize,
+}
+
+/// What all batches of a process share: pools, bounds, flights, indexes, locks and counters.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) admission: Admission,
+    /// Fetches of whole objects, and of byte ranges of shards.
+    pub(crate) objects: Arc<Fetches<Whole, Selection>>,
+    pub(crate) spans: Arc<Fetches<Span, Subchunks>>,
+    pub(crate) indexes: IndexCache,
+    pub(crate) index_loads: IndexLoads,
+    pub(crate) locks: Arc<KeyLocks>,
+    /// Writes that have ended: how a read in parts sees those of stores that do not name states of objects.
+    pub(crate) writes_ended: AtomicU64,
+    pool: RwLock<Arc<Pool>>,
+    stores: Registry,
+    clients: HttpClients,
+}
+
+impl Engine {
+    /// An engine with these bounds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when its threads cannot be started.
+    pub fn new(limits: Limits) -> Result<Arc<Self>, Error> {
+        let stats = Arc::default();
+        let admission = Admission::new(limits.memory_bytes, limits.requests, limits.threads);
+        Ok(Arc::new(Self {
+            clients: HttpClients::new(&stats, &admission.adaptive),
+            stats,
+            admission,
+            objects: Arc::default(),
+            spans: Arc::default(),
+            indexes: IndexCache::new(limits.shard_index_cache_bytes),
+            index_loads: IndexLoads::default(),
+            locks: Arc::default(),
+            writes_ended: AtomicU64::new(0),
+            pool: RwLock::new(Arc::new(Pool::new(limits.threads)?)),
+            stores: Registry::default(),
+        }))
+    }
+
+    /// Changes the bounds; what is under way keeps what it holds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the threads cannot be started.
+    pub fn resize(&self, limits: Limits) -> Result<(), Error> {
+        if self.pool().threads() != limits.threads {
+            let pool = Arc::new(Pool::new(limits.threads)?);
+            *self.pool.write() = pool;
+        }
+        self.admission
+            .resize(limits.memory_bytes, limits.requests, limits.threads);
+        self.indexes.resize(limits.shard_index_cache_bytes);
+        Ok(())
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What batches hold or wait for at this moment, by name; nothing is held when none is under way.
+    #[must_use]
+    pub fn held(&self) -> Vec<(&'static str, usize)> {
+        let shared = [
+            ("fetches", self.objects.len() + self.spans.len()),
+            ("index_loads", self.index_loads.len()),
+            ("locks", self.locks.len()),
+        ];
+        self.admission.held().into_iter().chain(shared).collect()
+    }
+
+    /// The remote store of this configuration; equal configurations share one client and its pool.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a setting that is not known, [`Error::Invalid`] for a wrong value.
+    pub fn remote(&self, config: &RemoteConfig) -> Result<Arc<RemoteStore>, Error> {
+        self.stores.open(config, &self.clients)
+    }
+
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool.read())
+    }
+
+    /// Whether one chunk of `count` may use several threads: the balance of chunk and codec concurrency
+    /// as zarrs has it, where the codecs get the threads that chunks leave.
+    pub(crate) fn spread(&self, array: &Array, count: usize) -> bool {
+        let threads = self.pool().threads();
+        let most = array
+            .settings
+            .chunk_concurrent_maximum
+            .unwrap_or(threads)
+            .max(1);
+        let least = array.settings.chunk_concurrent_minimum.min(most);
+        let chunks = threads.clamp(least, most.max(least)).min(count).max(1);
+        threads / chunks > 1
+    }
+
+    /// Drops all that is known of an object that has been, or may have been, written.
+    pub(crate) fn forget(&self, id: &ObjectId) {
+        self.indexes.forget(id);
+        self.index_loads.forget(id);
+        self.objects.forget(id);
+        self.spans.forget(id);
+    }
+}

@@ -1,0 +1,120 @@
+//! What a read would do, told without doing it.
+//!
+//! It follows the very plan of a read (`plan`). Where a shard's index is not cached, its ranges cannot be
+//! known, nor whether there are any; the answer then counts the index alone, and is not exact.
+
+use crate::batch::{Batch, Item};
+use crate::codec::layout::{IndexLocation, Sharding};
+use crate::engine::Engine;
+use crate::engine::jobs::files;
+use crate::read::plan::{self, How};
+use crate::store::{Awaited, Store};
+
+/// What a read would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Chunks, or shards, of the selection.
+    pub chunks: usize,
+    /// Units of work: what is fetched and decoded at once.
+    pub units: usize,
+    /// Requests to the store; none for a local one.
+    pub requests: usize,
+    /// Encoded bytes that would be fetched, as far as shard indexes tell.
+    pub bytes: Option<u64>,
+    /// Requests that must wait for one another, at most.
+    pub round_trips: usize,
+    /// Shard indexes that are cached.
+    pub index_hits: usize,
+    /// Shard indexes that would be fetched first.
+    pub index_misses: usize,
+    /// Whether requests and units are exact; otherwise they are the least that is needed.
+    pub exact: bool,
+}
+
+impl Engine {
+    /// Tells what reading this batch would do, from what is known now.
+    #[must_use]
+    pub fn explain(&self, batch: &Batch) -> Plan {
+        let mut told = Plan {
+            chunks: batch.items.len(),
+            units: 0,
+            requests: 0,
+            bytes: Some(0),
+            round_trips: 0,
+            index_hits: 0,
+            index_misses: 0,
+            exact: true,
+        };
+        match &batch.array.store {
+            Store::Local(_) => {
+                told.units = files(batch, self.pool().threads()).count();
+                // The sizes of files are known when they are opened.
+                told.bytes = told.bytes.filter(|_| batch.items.is_empty());
+            }
+            Store::Awaited(store) => {
+                let budget = self.admission.bounds(store.foreign_scope()).byte_budget();
+                for item in &batch.items {
+                    match plan::how(batch, item, budget) {
+                        How::Chunk | How::Shard(_) => {
+                            told.units += 1;
+                            told.requests += 1;
+                            told.round_trips = told.round_trips.max(1);
+                            told.bytes = None;
+                        }
+                        How::Parts(sharding) => {
+                            self.explain_parts(batch, store, item, sharding, &mut told);
+                        }
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    fn explain_parts(
+        &self,
+        batch: &Batch,
+        store: &Awaited,
+        item: &Item,
+        sharding: &Sharding,
+        told: &mut Plan,
+    ) {
+        let spec = &item.spec;
+        let located = self.indexes.get(&batch.array.object(&item.key), spec);
+        let Some(located) = located else {
+            let trips = index_trips(store, sharding);
+            told.index_misses += 1;
+            told.requests += trips;
+            told.round_trips = told.round_trips.max(trips + 1);
+            told.bytes = None;
+            told.exact = false;
+            return;
+        };
+        told.index_hits += 1;
+        let grid = sharding.grid(&spec.chunk);
+        let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
+        let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+        if plan.spans.is_empty() {
+            // No data request would show that the index is stale, so it is fetched again.
+            let trips = index_trips(store, sharding);
+            told.index_misses += 1;
+            told.requests += trips;
+            told.round_trips = told.round_trips.max(trips);
+            let nbytes = sharding.index_size(&spec.chunk);
+            told.bytes = told.bytes.map(|bytes| bytes + nbytes);
+            return;
+        }
+        told.units += plan.spans.len();
+        told.requests += plan.spans.len();
+        told.round_trips = told.round_trips.max(1);
+        let spans = plan.spans.iter();
+        let bytes: u64 = spans.map(|(range, _)| range.end - range.start).sum();
+        told.bytes = told.bytes.map(|all| all + bytes);
+    }
+}
+
+/// Requests that bring a shard index, one after the other.
+fn index_trips(store: &Awaited, sharding: &Sharding) -> usize {
+    let asks_length = sharding.location == IndexLocation::End && !store.takes_suffixes();
+    1 + usize::from(asks_length)
+}

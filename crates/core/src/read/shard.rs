@@ -1,0 +1,296 @@
+//! A shard that is read in parts: its index, then merged byte ranges, all of one state of the object.
+//!
+//! The data requests carry the validator that came with the index. When the object turns out to be
+//! another, the units under way are waited for, the index is fetched again and the ranges are planned
+//! again: what the buffer holds in the end is of one object, never a mix. A shard that seems to change
+//! each time (as from servers whose tags differ by node) is read in one request, whose body is of one
+//! state.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::FutureExt;
+
+use crate::batch::{Item, Results};
+use crate::chunk::decode::{Want, fill};
+use crate::codec::element::ChunkSpec;
+use crate::codec::layout::{IndexLocation, Sharding};
+use crate::codec::shard_index::ShardIndex;
+use crate::copy::selection::Selection;
+use crate::engine::requests::Requests;
+use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::limits::pool::guard;
+use crate::limits::turn::Turn;
+use crate::read::Reader;
+use crate::read::plan;
+use crate::read::unit::read_span;
+use crate::share::fetches::{Span, Subchunks};
+use crate::share::index_cache::Located;
+use crate::share::index_loads::{Loaded, Source};
+use crate::store::{Get, Part};
+
+/// How often a shard may change under one read before the read gives up.
+const PLANS: u32 = 10;
+/// How often it may change before it is read in one request, where the memory limit allows that.
+const PLANS_OF_PARTS: u32 = 2;
+
+/// The index of a shard, and whether it comes from the cache.
+struct Found {
+    located: Located,
+    cached: bool,
+}
+
+impl Reader {
+    /// Reads the selected parts of a shard; tells whether the shard was missing.
+    pub(crate) async fn read_shard(
+        &self,
+        requests: &Requests,
+        sharding: &Sharding,
+        item: &Item,
+        turn: Turn,
+    ) -> Result<bool, Error> {
+        let (batch, engine) = (&self.batch, &self.jobs.engine);
+        let grid = sharding.grid(&item.spec.chunk);
+        let fits = 2 * item.spec.nbytes as u64 <= requests.bounds.byte_budget();
+        let (mut turn, mut changes) = (Some(turn), 0);
+        for _ in 0..PLANS {
+            if changes == PLANS_OF_PARTS && fits {
+                changes += 1;
+                let turn = self.turns.take().await;
+                match self.read_whole(requests, item, turn).await {
+                    // Its index was found twice; whether the shard is gone now, the index tells.
+                    Ok(true) => {}
+                    Err(Error::Store(error)) if error.kind == StoreErrorKind::Oversized => {}
+                    outcome => return outcome,
+                }
+            }
+            let written = self.written(item);
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => self.turns.take().await,
+            };
+            let found = match self.index(requests, sharding, item, turn).await {
+                Err(error) if is_change(&error) => {
+                    engine.stats.replans.add(1);
+                    changes += 1;
+                    continue;
+                }
+                found => found?,
+            };
+            let Some(Found { located, cached }) = found else {
+                let all = std::iter::once(item.selection.clone());
+                self.fill(item.spec.chunk.clone(), all).await?;
+                return Ok(true);
+            };
+            if located.validator.is_none() && requests.store.has_validators() {
+                // Nothing would tie ranges to the index: only one body is of one state for certain.
+                let turn = self.turns.take().await;
+                return self.read_whole(requests, item, turn).await;
+            }
+            let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
+            let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+            if cached && plan.spans.is_empty() {
+                // No data request would show that the index is stale: it is fetched again.
+                engine.indexes.forget(&batch.array.object(&item.key));
+                continue;
+            }
+            if !plan.absent.is_empty() {
+                let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
+                let (split, absent) = (plan.split, plan.absent.into_iter());
+                self.fill(spec, absent.map(move |part| split.part(part)))
+                    .await?;
+            }
+            let tied = located.validator.is_some();
+            let outcome = self
+                .spans(requests, sharding, item, &located, plan.spans)
+                .await;
+            let outcome = match outcome {
+                Ok(()) if tied || (written.is_some() && written == self.written(item)) => Ok(()),
+                Ok(()) => Err(StoreError::changed(batch.array.store_name(), &item.key).into()),
+                error => error,
+            };
+            match outcome {
+                Err(error) if is_change(&error) || (!tied && is_damage(&error)) => {
+                    engine.stats.replans.add(1);
+                    changes += 1;
+                    engine.indexes.forget(&batch.array.object(&item.key));
+                }
+                outcome => return outcome.map(|()| false),
+            }
+        }
+        let failed = StoreError::changed(batch.array.store_name(), &item.key);
+        Err(StoreError {
+            attempts: PLANS,
+            ..failed
+        }
+        .into())
+    }
+
+    /// How many writes of this process have ended; `None` while one of the object is under way.
+    ///
+    /// Where a store names no states of objects, this is all that tells of a change.
+    fn written(&self, item: &Item) -> Option<u64> {
+        let engine = &self.jobs.engine;
+        let id = self.batch.array.object(&item.key);
+        let ended = engine.writes_ended.load(Ordering::Acquire);
+        engine.locks.holder(&id).is_none().then_some(ended)
+    }
+
+    /// Finds the index of a shard: in the cache, in a fetch under way, or with one request; `None` where
+    /// there is no shard. The turn is dropped once that request is admitted, or where none is needed.
+    async fn index(
+        &self,
+        requests: &Requests,
+        sharding: &Sharding,
+        item: &Item,
+        turn: Turn,
+    ) -> Result<Option<Found>, Error> {
+        let (engine, array, spec) = (&self.jobs.engine, &self.batch.array, &item.spec);
+        let id = array.object(&item.key);
+        let cached = || {
+            let located = engine.indexes.get(&id, spec)?;
+            engine.stats.shard_index_hits.add(1);
+            Some(located)
+        };
+        let cached_now = cached();
+        let source = match cached_now {
+            Some(located) => Source::Cached(located),
+            None => engine
+                .index_loads
+                .join(&id, spec, self.batch.since, cached, |began| {
+                    let request = self.request(item, sharding.clone());
+                    let requests = requests.clone();
+                    async move {
+                        let permits = {
+                            let nbytes = request.source.index_size(&request.spec.chunk);
+                            requests.admit(&request.array, nbytes).await
+                        };
+                        drop(turn);
+                        began.get_or_init(std::time::Instant::now);
+                        let loaded = load(&requests, &request).await;
+                        drop(permits);
+                        loaded
+                    }
+                    .boxed()
+                }),
+        };
+        match source {
+            Source::Cached(located) => Ok(Some(Found {
+                located,
+                cached: true,
+            })),
+            Source::Fetch(fetch, started) => {
+                if !started {
+                    engine.stats.flights_shared.add(1);
+                }
+                let located = fetch.done().await?;
+                Ok(located.map(|located| Found {
+                    located,
+                    cached: false,
+                }))
+            }
+        }
+    }
+
+    /// Reads merged byte ranges, each as a unit, in the state that the index is of.
+    async fn spans(
+        &self,
+        requests: &Requests,
+        sharding: &Sharding,
+        item: &Item,
+        located: &Located,
+        spans: Vec<(Range<u64>, Subchunks)>,
+    ) -> Result<(), Error> {
+        let engine = &self.jobs.engine;
+        let results = Results::new(spans.len());
+        let sharding = Arc::new(sharding.clone());
+        let units = spans
+            .into_iter()
+            .enumerate()
+            .map(|(index, (range, wanted))| {
+                let validator = located.validator.clone();
+                let request = self.request(item, Span { range, validator });
+                let waiter = self.waiter(wanted, &results, index);
+                let (requests, sharding) = (requests.clone(), Arc::clone(&sharding));
+                move |turn: Turn| {
+                    let unit = engine.spans.share(request, waiter, &engine.stats, |fetch| {
+                        read_span(requests, sharding, fetch, turn).boxed()
+                    });
+                    // A unit that panics leaves no outcome, and is reported for that.
+                    unit.map(drop).boxed()
+                }
+            });
+        // Units are waited for even after one has failed: when the ranges are planned again, nothing of
+        // the old plan may still write.
+        self.turns.drive(units, || false).await;
+        results
+            .outcome(|_| Arc::clone(&item.key))
+            .map(drop)
+            .map_err(|failed| failed.error)
+    }
+
+    /// Writes the fill value where a shard, or some of its subchunks, are not stored.
+    async fn fill(
+        &self,
+        spec: ChunkSpec,
+        selections: impl Iterator<Item = Selection> + Send + 'static,
+    ) -> Result<(), Error> {
+        let out = Arc::clone(&self.batch.buffer);
+        let job = move || {
+            for selection in selections {
+                let (selection, out) = (&selection, &*out);
+                fill(&spec, &[Want { selection, out }]);
+            }
+            Ok(())
+        };
+        self.jobs.engine.pool().run(job).await
+    }
+}
+
+/// Fetches, decodes and caches the index of a shard.
+async fn load(
+    requests: &Requests,
+    request: &crate::share::fetches::Request<Sharding>,
+) -> Result<Loaded, Error> {
+    let engine = &requests.jobs.engine;
+    let (array, spec, key, sharding) =
+        (&request.array, &request.spec, &request.key, &request.source);
+    engine.stats.shard_index_misses.add(1);
+    let nbytes = sharding.index_size(&spec.chunk);
+    let part = match sharding.location {
+        IndexLocation::Start => Part::Range(0..nbytes),
+        IndexLocation::End => Part::Suffix(nbytes),
+    };
+    let fetched = match requests.get(array, key, &part, nbytes, None).await? {
+        Get::Found(fetched) => fetched,
+        Get::Missing => return Ok(None),
+        Get::Changed => return Err(StoreError::changed(array.store_name(), key).into()),
+        Get::Oversized(size) => {
+            return Err(StoreError::oversized(array.store_name(), key, size).into());
+        }
+    };
+    // A foreign store does not tell the size; what leaves its shard fails when it is fetched.
+    let size = fetched.size.unwrap_or(u64::MAX / 2);
+    let index = guard(|| {
+        let options = array.options();
+        ShardIndex::decode(&fetched.bytes, sharding, &spec.chunk, size, options)
+    })
+    .map_err(|error| error.at(key))?;
+    let located = Located {
+        index: Arc::new(index),
+        validator: fetched.validator,
+    };
+    let id = array.object(key);
+    engine.indexes.keep(id, spec, &located);
+    Ok(Some(located))
+}
+
+/// Whether bytes are no subchunk: so they seem where index and data are of two states.
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Decode { .. })
+}
+
+fn is_change(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if error.kind == StoreErrorKind::Changed)
+}

@@ -1,0 +1,170 @@
+//! One unit of a read, from its admission to the copy into the caller's buffer.
+//!
+//! ```text
+//! admit ─► fetch ─► CPU ─► decode and scatter, for every batch that waits
+//! ```
+//!
+//! A unit is shared by all batches that wait for its fetches, so it holds nothing of the batch that
+//! started it but its turn, and drops that once admitted. The outcome goes to the results of each waiter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chunk::decode::{Want, as_wants, bytes_of, fill, place};
+use crate::codec::layout::Sharding;
+use crate::copy::buffer::OutBuffer;
+use crate::copy::selection::Selection;
+use crate::engine::jobs::Jobs;
+use crate::engine::requests::Requests;
+use crate::error::{Error, StoreError};
+use crate::limits::pool::{self, guard};
+use crate::limits::turn::Turn;
+use crate::read::local::read_local;
+use crate::share::fetches::{Fetch, ObjectFetch, SpanFetch, Waiter};
+use crate::store::{Get, LocalStore, Part};
+
+/// Reads local objects one after the other, in one job.
+pub(crate) async fn read_files(
+    jobs: Jobs,
+    store: Arc<LocalStore>,
+    fetches: Vec<Arc<ObjectFetch>>,
+    turn: Turn,
+) {
+    let largest = fetches.iter().map(|fetch| fetch.spec.nbytes).max();
+    let chunks = fetches
+        .first()
+        .and_then(|fetch| fetch.array.chunks.as_ref());
+    // The encoded bytes, and a decoded chunk that may have to stand aside before it is scattered.
+    let nbytes = 2 * largest.unwrap_or(0) as u64;
+    let permits = jobs.engine.admission.admit_local(chunks, nbytes).await;
+    let cpu = jobs.cpu().await;
+    drop(turn);
+    let pool = jobs.engine.pool();
+    let job = move || {
+        for fetch in &fetches {
+            fetch.begin();
+            deliver(fetch, |waiters| {
+                let work = jobs.work(&fetch.array);
+                read_local(&jobs.engine, &store, fetch, &wants(waiters), work)
+            });
+        }
+        drop((permits, cpu));
+        Ok(())
+    };
+    // The job has noted its outcome with every waiter.
+    pool.run(job).await.ok();
+}
+
+/// Fetches a whole object, then decodes it.
+pub(crate) async fn read_object(requests: Requests, fetch: Arc<ObjectFetch>, turn: Turn) {
+    let spec = &fetch.spec;
+    // The encoded bytes, and a decoded chunk that may have to stand aside before it is scattered.
+    let mut permits = requests.admit(&fetch.array, 2 * spec.nbytes as u64).await;
+    drop(turn);
+    fetch.begin();
+    let (array, key) = (&fetch.array, &fetch.key);
+    let fetched = requests
+        .get(array, key, &Part::Whole, spec.max_encoded, None)
+        .await;
+    permits.release_request();
+    let nbytes = spec.nbytes;
+    let decode = move |jobs: &Jobs| {
+        deliver(&fetch, |waiters| {
+            let (array, key, wants) = (&fetch.array, &fetch.key, wants(waiters));
+            match fetched? {
+                Get::Found(fetched) => {
+                    let (layout, spec) = (&array.layout, &fetch.spec.chunk);
+                    place(layout, spec, &fetched.bytes, &wants, jobs.work(array))?;
+                    Ok(false)
+                }
+                Get::Missing => {
+                    fill(&fetch.spec.chunk, &wants);
+                    Ok(true)
+                }
+                Get::Changed => Err(StoreError::changed(array.store_name(), key).into()),
+                Get::Oversized(size) => {
+                    Err(StoreError::oversized(array.store_name(), key, size).into())
+                }
+            }
+        });
+    };
+    requests.jobs.decode(permits, nbytes, decode).await;
+}
+
+/// Fetches one merged byte range of a shard, then decodes the subchunks in it.
+pub(crate) async fn read_span(
+    requests: Requests,
+    sharding: Arc<Sharding>,
+    fetch: Arc<SpanFetch>,
+    turn: Turn,
+) {
+    let span = &fetch.source;
+    let len = span.range.end - span.range.start;
+    let subchunk = fetch.spec.chunk.with_shape(&sharding.chunk_shape);
+    let decoded = subchunk.nbytes().unwrap_or(0);
+    let mut permits = requests.admit(&fetch.array, len + decoded as u64).await;
+    drop(turn);
+    fetch.begin();
+    let part = Part::Range(span.range.clone());
+    let expected = span.validator.as_ref();
+    let fetched = requests
+        .get(&fetch.array, &fetch.key, &part, len, expected)
+        .await;
+    permits.release_request();
+    let nbytes = usize::try_from(len).unwrap_or(usize::MAX).max(decoded);
+    let decode = move |jobs: &Jobs| {
+        deliver(&fetch, |waiters| {
+            let (array, key, span) = (&fetch.array, &fetch.key, &fetch.source);
+            let bytes = match fetched? {
+                Get::Found(fetched) if fetched.bytes.len() as u64 == len => fetched.bytes,
+                Get::Found(_) if span.validator.is_none() => {
+                    let reason = "a subchunk leaves its shard";
+                    return Err(Error::decode("sharding_indexed", reason));
+                }
+                Get::Oversized(size) => {
+                    return Err(StoreError::oversized(array.store_name(), key, size).into());
+                }
+                Get::Found(_) | Get::Missing | Get::Changed => {
+                    return Err(StoreError::changed(array.store_name(), key).into());
+                }
+            };
+            // Several batches may want one subchunk: it is decoded once.
+            let mut subchunks: BTreeMap<(u64, u64), Vec<(Selection, &OutBuffer)>> = BTreeMap::new();
+            for waiter in waiters {
+                for (range, part) in &waiter.wanted.members {
+                    let at = (range.start - span.range.start, range.end - span.range.start);
+                    let part = waiter.wanted.split.part(*part);
+                    subchunks.entry(at).or_default().push((part, &waiter.out));
+                }
+            }
+            let work = jobs.work(array);
+            let inner = work.on_one_thread();
+            let subchunks = subchunks.into_iter().collect();
+            pool::for_each(subchunks, work.parallel, |((start, end), parts)| {
+                let bytes = bytes_of(&bytes, &(start..end))?;
+                place(&sharding.inner, &subchunk, bytes, &as_wants(&parts), inner)
+            })?;
+            Ok(false)
+        });
+    };
+    requests.jobs.decode(permits, nbytes, decode).await;
+}
+
+/// Lets no other batch join the fetch, does the work for all that have, and notes the outcome with each.
+fn deliver<S, W>(fetch: &Fetch<S, W>, work: impl FnOnce(&[Waiter<W>]) -> Result<bool, Error>) {
+    let waiters = fetch.take_waiters();
+    let outcome = guard(|| work(&waiters)).map_err(|error| error.at(&fetch.key));
+    for waiter in &waiters {
+        waiter.finish(outcome.clone());
+    }
+}
+
+fn wants(waiters: &[Waiter<Selection>]) -> Vec<Want<'_>> {
+    waiters
+        .iter()
+        .map(|waiter| Want {
+            selection: &waiter.wanted,
+            out: &waiter.out,
+        })
+        .collect()
+}

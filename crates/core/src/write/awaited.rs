@@ -1,0 +1,262 @@
+//! Objects of awaited stores: read what is stored, merge, encode, and put under a condition.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Writer, Writing};
+use crate::batch::Item;
+use crate::chunk::encode::encode_empty;
+use crate::codec::layout::Layout;
+use crate::engine::requests::Requests;
+use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::limits::permits::Permits;
+use crate::limits::turn::Turn;
+use crate::store::{Awaited, Condition, Fetched, Get, Part, Put, RemoteStore, Validator};
+
+/// How often a put may be refused because somebody else was faster.
+const TRIES: u32 = 100;
+/// The longest pause before a refused put is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Requests beside its own that a large object's parts may use, as far as they are free.
+const EXTRA_REQUESTS: usize = 7;
+
+/// What one attempt to replace an object came to.
+enum Attempt {
+    Done,
+    /// Somebody else has replaced the object since it was read.
+    Conflict,
+    /// The stored shard has this many bytes, more than memory was reserved for.
+    Larger(u64),
+}
+
+impl Writer {
+    /// Writes one object to an awaited store; again while somebody else is faster.
+    pub(super) async fn object(self: &Arc<Self>, requests: &Requests, index: usize, turn: Turn) {
+        let outcome = match self.lock_in_turn(index, turn).await {
+            Ok((writing, turn)) => {
+                self.attempts(requests, index, Arc::new(writing), turn)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        self.results.set(index, outcome.map(|()| false));
+    }
+
+    async fn attempts(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        writing: Arc<Writing>,
+        turn: Turn,
+    ) -> Result<(), Error> {
+        let item = &self.batch.items[index];
+        let (mut turn, mut stored, mut conflicts) = (Some(turn), 0, 0);
+        loop {
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => self.turns.take().await,
+            };
+            match self
+                .attempt(requests, index, &writing, stored, turn)
+                .await?
+            {
+                Attempt::Done => return Ok(()),
+                Attempt::Larger(size) => stored = size,
+                Attempt::Conflict => {
+                    self.jobs.engine.stats.write_conflicts.add(1);
+                    conflicts += 1;
+                    if conflicts == TRIES {
+                        return Err(StoreError {
+                            attempts: TRIES,
+                            ..self.conflict(item)
+                        }
+                        .into());
+                    }
+                    tokio::time::sleep(pause(conflicts)).await;
+                }
+            }
+        }
+    }
+
+    /// Reads, merges and puts once, with memory for a stored object of `stored` bytes.
+    async fn attempt(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        writing: &Arc<Writing>,
+        stored: u64,
+        turn: Turn,
+    ) -> Result<Attempt, Error> {
+        let (array, item) = (&self.batch.array, &self.batch.items[index]);
+        let mut permits = requests.admit(array, self.memory(item, stored)).await;
+        drop(turn);
+        let before = if self.is_whole(item) {
+            None
+        } else {
+            let max_bytes = item.spec.max_encoded.max(stored);
+            match requests
+                .get(array, &item.key, &Part::Whole, max_bytes, None)
+                .await?
+            {
+                Get::Found(fetched) => Some(fetched),
+                Get::Missing => None,
+                Get::Changed => {
+                    return Err(StoreError::changed(array.store_name(), &item.key).into());
+                }
+                // A shard may hold any number of bytes that belong to no subchunk.
+                Get::Oversized(size) if matches!(array.layout, Layout::Shard(_)) => {
+                    return Ok(Attempt::Larger(size));
+                }
+                Get::Oversized(size) => {
+                    return Err(StoreError::oversized(array.store_name(), &item.key, size).into());
+                }
+            }
+        };
+        permits.release_request();
+        let condition = self.condition(&requests.store, item, before.as_ref());
+        let existing = before.as_ref().map(|fetched| fetched.bytes.clone());
+        let mut after = self.encode(index, before).await?;
+        if after.is_none() && existing.is_some() && condition != Condition::None {
+            // There is no conditional delete: an unconditional one could remove what another process has
+            // just written. An object of fill values in its place cannot.
+            after = Some(self.encode_empty(index).await?);
+        }
+        if after.is_none() && existing.is_none() && !self.is_whole(item) {
+            return Ok(Attempt::Done);
+        }
+        if matches!(condition, Condition::Match(..)) && after.as_deref() == existing.as_deref() {
+            // Nothing to put: a put whose answer was lost has been refused when it was sent again, for one.
+            return Ok(Attempt::Done);
+        }
+        drop(existing);
+        permits.take_request(&requests.bounds).await;
+        let put = self.put(requests, index, writing, after, &condition, permits);
+        Ok(match put.await? {
+            Put::Done => Attempt::Done,
+            Put::Conflict => Attempt::Conflict,
+        })
+    }
+
+    /// What the put of an object that was read as `before` depends on.
+    fn condition(&self, store: &Awaited, item: &Item, before: Option<&Fetched>) -> Condition {
+        if self.is_whole(item) || !store.has_conditions() {
+            return Condition::None;
+        }
+        let Some(fetched) = before else {
+            return Condition::Absent;
+        };
+        match fetched.validator.as_ref().and_then(Validator::strong_etag) {
+            Some(etag) => Condition::Match(etag.to_owned(), fetched.version.clone()),
+            None => Condition::None,
+        }
+    }
+
+    /// The new object on the CPU pool; `None` where all of it equals the fill value and is not stored.
+    async fn encode(
+        self: &Arc<Self>,
+        index: usize,
+        before: Option<Fetched>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        self.on_pool(index, move |writer, item| {
+            let existing = before.as_ref().map(|fetched| &*fetched.bytes);
+            let mut after = Vec::new();
+            let stored = writer.update(item, existing, &mut after)?;
+            Ok(stored.then_some(after))
+        })
+        .await
+    }
+
+    /// An object of fill values, for where one cannot be deleted.
+    async fn encode_empty(self: &Arc<Self>, index: usize) -> Result<Vec<u8>, Error> {
+        self.on_pool(index, |writer, item| {
+            let mut empty = Vec::new();
+            encode_empty(&writer.batch.array.layout, &item.spec.chunk, &mut empty)?;
+            Ok(empty)
+        })
+        .await
+    }
+
+    async fn on_pool<T: Send + 'static>(
+        self: &Arc<Self>,
+        index: usize,
+        job: impl FnOnce(&Self, &Item) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cpu = self.jobs.cpu().await;
+        let writer = Arc::clone(self);
+        let key = &self.batch.items[index].key;
+        let job = move || {
+            let done = job(&writer, &writer.batch.items[index]);
+            drop(cpu);
+            done
+        };
+        let done = self.jobs.engine.pool().run(job).await;
+        done.map_err(|error| error.at(key))
+    }
+
+    /// Puts an object, or deletes it where `after` is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the request. A foreign store may go on by itself when its call is given
+    /// up, in a thread for instance, and undo a later write. So that call runs to its end, with the object
+    /// locked, even if nobody waits for it.
+    async fn put(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        writing: &Arc<Writing>,
+        after: Option<Vec<u8>>,
+        condition: &Condition,
+        permits: Permits,
+    ) -> Result<Put, Error> {
+        let (store, key) = (&requests.store, &self.batch.items[index].key);
+        if let Awaited::Remote(_) = store {
+            return self.store(requests, index, after, condition).await;
+        }
+        let (writer, requests, writing) = (Arc::clone(self), requests.clone(), Arc::clone(writing));
+        let call = async move {
+            let done = writer
+                .store(&requests, index, after, &Condition::None)
+                .await;
+            drop((writing, permits));
+            done
+        };
+        let ended = tokio::spawn(call).await;
+        ended.unwrap_or_else(|_| Err(Error::internal("a put ended without an answer").at(key)))
+    }
+
+    async fn store(
+        self: &Arc<Self>,
+        requests: &Requests,
+        index: usize,
+        after: Option<Vec<u8>>,
+        condition: &Condition,
+    ) -> Result<Put, Error> {
+        let (store, stats) = (&requests.store, &self.jobs.engine.stats);
+        let key = &self.batch.items[index].key;
+        let bytes = match after {
+            Some(bytes) => bytes,
+            None => match store.delete(key, stats).await {
+                // As a ZIP file, which can only grow.
+                Err(Error::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
+                    self.encode_empty(index).await?
+                }
+                deleted => return deleted.map(|()| Put::Done),
+            },
+        };
+        let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_REQUESTS))
+            .map_while(|_| requests.bounds.requests().try_take())
+            .collect();
+        let parallel = 1 + extra.len();
+        store
+            .put(key, bytes.into(), condition, parallel, stats)
+            .await
+    }
+}
+
+/// A pause that grows with each refusal and differs between writers.
+fn pause(attempt: u32) -> Duration {
+    let longest = Duration::from_millis(2)
+        .saturating_mul(1 << attempt.min(10))
+        .min(LONGEST_PAUSE);
+    longest.mul_f64(fastrand::f64())
+}

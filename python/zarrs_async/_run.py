@@ -1,0 +1,56 @@
+"""A batch of the engine's, awaited on the running loop and stopped when the await is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from zarrs_async import _rust
+from zarrs_async.exceptions import ShutdownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+
+async def run(
+    start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
+    batch: list[Any],
+    array: np.ndarray[Any, Any],
+    drop_axes: tuple[int, ...],
+) -> tuple[Any, ...]:
+    """Await a batch of the engine's; when cancelled, return only once nothing touches `array`."""
+    loop = asyncio.get_running_loop()
+    if _rust.begin_call(loop):
+        # Calls of one iteration of the loop may share what they fetch.
+        loop.call_soon(_rust.end_iteration)
+    future = loop.create_future()
+    running = start(future, batch, array, drop_axes)
+    try:
+        results: tuple[Any, ...] = await future
+    except asyncio.CancelledError:
+        running.abort()
+        await _drained(running)
+        raise
+    except BaseException as error:
+        # A batch that fails has ended. After anything else, as KeyboardInterrupt, nothing can be awaited.
+        if not isinstance(error, Exception):
+            running.stop()
+        raise
+    return results
+
+
+async def _drained(running: _rust.Running) -> None:
+    """Wait until nothing touches the batch's array any more, however often we are cancelled."""
+    drained = asyncio.get_running_loop().create_future()
+    try:
+        running.drained(drained)
+    except ShutdownError:
+        running.stop()
+        return
+    while not drained.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            # Unlike `await drained`, this does not cancel what is waited for.
+            await asyncio.wait([drained])
