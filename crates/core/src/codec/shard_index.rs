@@ -59,9 +59,12 @@ impl ShardIndex {
         let subspec = spec.with_shape(&sharding.chunk_shape);
         let longest = sharding.inner.max_encoded(&subspec);
         let (pairs, _) = entries.as_chunks::<16>();
-        let number = |bytes: [u8; 8]| match sharding.big_endian_index {
-            true => u64::from_be_bytes(bytes),
-            false => u64::from_le_bytes(bytes),
+        let number = |bytes: [u8; 8]| {
+            if sharding.big_endian_index {
+                u64::from_be_bytes(bytes)
+            } else {
+                u64::from_le_bytes(bytes)
+            }
         };
         let mut index = Self::absent(pairs.len())?;
         for (entry, pair) in index.entries.iter_mut().zip(pairs) {
@@ -96,9 +99,10 @@ impl ShardIndex {
             .iter()
             .flat_map(|(offset, length)| [offset, length])
         {
-            into.extend_from_slice(&match sharding.big_endian_index {
-                true => number.to_be_bytes(),
-                false => number.to_le_bytes(),
+            into.extend_from_slice(&if sharding.big_endian_index {
+                number.to_be_bytes()
+            } else {
+                number.to_le_bytes()
             });
         }
         if sharding.checksum {

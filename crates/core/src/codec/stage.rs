@@ -1,7 +1,7 @@
 //! One bytes-to-bytes codec of a chain.
 //!
 //! The list is explicit: a codec is on it only if what zarr or numcodecs wrote is read to the bit, and
-//! the other way round, which tests/test_codecs.py holds. All are decoded into no more memory than the
+//! the other way round, which `tests/test_codecs.py` holds. All are decoded into no more memory than the
 //! chunk's size allows, whatever the stored bytes declare.
 
 use std::borrow::Cow;

@@ -488,8 +488,8 @@ const fn open_unnamed(_directory: &OwnedFd, _flags: OFlags) -> rustix::io::Resul
 #[cfg(target_os = "linux")]
 fn flush_to_server(file: &File) -> io::Result<()> {
     /// NFS, CIFS, SMB2 and FUSE, as statfs(2) names them.
-    const SERVED: [i64; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546];
-    if SERVED.contains(&i64::from(rustix::fs::fstatfs(file)?.f_type)) {
+    const SERVED: [i128; 4] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546];
+    if SERVED.contains(&i128::from(rustix::fs::fstatfs(file)?.f_type)) {
         file.sync_data()?;
     }
     Ok(())
@@ -622,7 +622,7 @@ mod tests {
     #[test]
     fn a_writer_removes_what_killed_ones_left_long_ago() {
         let root = tempfile::tempdir().unwrap();
-        let long_ago = SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
+        let long_ago = SystemTime::now() - std::time::Duration::from_hours(2);
         let leave = |name: &str, modified| {
             let file = File::create(root.path().join(name)).unwrap();
             file.set_modified(modified).unwrap();

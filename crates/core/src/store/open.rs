@@ -402,9 +402,107 @@ mod tests {
         assert_eq!(urls.len(), names.len());
     }
 
+    type Settings = &'static [(&'static str, &'static str)];
+
+    /// Settings and environments; those of a group are of one place.
+    const SPELLINGS: &[(RemoteKind, &[(Settings, Settings)])] = &[
+        (
+            RemoteKind::S3,
+            &[
+                (&[("aws_bucket", "b"), ("aws_region", "eu-west-1")], &[]),
+                (&[("bucket", "b")], &[("AWS_REGION", "eu-west-2")]),
+                (
+                    &[
+                        ("bucket_name", "b"),
+                        ("endpoint", "https://s3.eu-west-1.amazonaws.com"),
+                    ],
+                    &[],
+                ),
+                (
+                    &[
+                        ("bucket", "b"),
+                        ("endpoint", "https://b.s3.eu-west-1.amazonaws.com/"),
+                        ("virtual_hosted_style_request", "true"),
+                    ],
+                    &[],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::S3,
+            &[
+                (&[("bucket", "b"), ("endpoint", "http://Host:80/")], &[]),
+                (
+                    &[("bucket", "b")],
+                    &[("AWS_ENDPOINT_URL_S3", "http://host")],
+                ),
+                (
+                    &[("bucket", "b"), ("aws_endpoint_url", "http://u:p@host?x")],
+                    &[("AWS_ENDPOINT", "http://other")],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::S3,
+            &[(&[("bucket", "b"), ("endpoint", "http://host:81")], &[])],
+        ),
+        (
+            RemoteKind::S3,
+            &[(&[("bucket", "b"), ("endpoint", "http://host/sub")], &[])],
+        ),
+        (
+            RemoteKind::S3,
+            &[(&[("bucket", "B"), ("endpoint", "http://host")], &[])],
+        ),
+        (
+            RemoteKind::S3,
+            &[(
+                &[
+                    ("bucket", "b"),
+                    ("endpoint", "https://s3.cn-north-1.amazonaws.com.cn"),
+                ],
+                &[],
+            )],
+        ),
+        (
+            RemoteKind::Gcs,
+            &[
+                (&[("bucket", "b")], &[]),
+                (
+                    &[("google_bucket", "b")],
+                    &[("GOOGLE_BASE_URL", "https://storage.googleapis.com/")],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::Gcs,
+            &[(&[("bucket", "b"), ("base_url", "http://host")], &[])],
+        ),
+        (
+            RemoteKind::Azure,
+            &[
+                (&[("container_name", "b"), ("account_name", "a")], &[]),
+                (
+                    &[
+                        ("azure_container_name", "b"),
+                        ("endpoint", "https://a.blob.core.windows.net/"),
+                    ],
+                    &[("AZURE_STORAGE_ACCOUNT_NAME", "other")],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::Azure,
+            &[(&[("container_name", "b"), ("account_name", "c")], &[])],
+        ),
+        (
+            RemoteKind::Azure,
+            &[(&[("container_name", "c"), ("account_name", "a")], &[])],
+        ),
+    ];
+
     #[test]
     fn one_bucket_has_one_place_however_it_is_spelled() {
-        type Settings = &'static [(&'static str, &'static str)];
         let place = |kind, options: Settings, environment: Settings| {
             let owned = |pairs: Settings| {
                 let owned = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
@@ -417,103 +515,8 @@ mod tests {
             };
             config.location()
         };
-        let groups: &[(RemoteKind, &[(Settings, Settings)])] = &[
-            (
-                RemoteKind::S3,
-                &[
-                    (&[("aws_bucket", "b"), ("aws_region", "eu-west-1")], &[]),
-                    (&[("bucket", "b")], &[("AWS_REGION", "eu-west-2")]),
-                    (
-                        &[
-                            ("bucket_name", "b"),
-                            ("endpoint", "https://s3.eu-west-1.amazonaws.com"),
-                        ],
-                        &[],
-                    ),
-                    (
-                        &[
-                            ("bucket", "b"),
-                            ("endpoint", "https://b.s3.eu-west-1.amazonaws.com/"),
-                            ("virtual_hosted_style_request", "true"),
-                        ],
-                        &[],
-                    ),
-                ],
-            ),
-            (
-                RemoteKind::S3,
-                &[
-                    (&[("bucket", "b"), ("endpoint", "http://Host:80/")], &[]),
-                    (
-                        &[("bucket", "b")],
-                        &[("AWS_ENDPOINT_URL_S3", "http://host")],
-                    ),
-                    (
-                        &[("bucket", "b"), ("aws_endpoint_url", "http://u:p@host?x")],
-                        &[("AWS_ENDPOINT", "http://other")],
-                    ),
-                ],
-            ),
-            (
-                RemoteKind::S3,
-                &[(&[("bucket", "b"), ("endpoint", "http://host:81")], &[])],
-            ),
-            (
-                RemoteKind::S3,
-                &[(&[("bucket", "b"), ("endpoint", "http://host/sub")], &[])],
-            ),
-            (
-                RemoteKind::S3,
-                &[(&[("bucket", "B"), ("endpoint", "http://host")], &[])],
-            ),
-            (
-                RemoteKind::S3,
-                &[(
-                    &[
-                        ("bucket", "b"),
-                        ("endpoint", "https://s3.cn-north-1.amazonaws.com.cn"),
-                    ],
-                    &[],
-                )],
-            ),
-            (
-                RemoteKind::Gcs,
-                &[
-                    (&[("bucket", "b")], &[]),
-                    (
-                        &[("google_bucket", "b")],
-                        &[("GOOGLE_BASE_URL", "https://storage.googleapis.com/")],
-                    ),
-                ],
-            ),
-            (
-                RemoteKind::Gcs,
-                &[(&[("bucket", "b"), ("base_url", "http://host")], &[])],
-            ),
-            (
-                RemoteKind::Azure,
-                &[
-                    (&[("container_name", "b"), ("account_name", "a")], &[]),
-                    (
-                        &[
-                            ("azure_container_name", "b"),
-                            ("endpoint", "https://a.blob.core.windows.net/"),
-                        ],
-                        &[("AZURE_STORAGE_ACCOUNT_NAME", "other")],
-                    ),
-                ],
-            ),
-            (
-                RemoteKind::Azure,
-                &[(&[("container_name", "b"), ("account_name", "c")], &[])],
-            ),
-            (
-                RemoteKind::Azure,
-                &[(&[("container_name", "c"), ("account_name", "a")], &[])],
-            ),
-        ];
         let mut places = HashSet::new();
-        for (kind, spellings) in groups {
+        for (kind, spellings) in SPELLINGS {
             let [first, others @ ..] = *spellings else {
                 continue;
             };
