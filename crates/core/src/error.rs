@@ -76,8 +76,6 @@ pub enum StoreErrorKind {
     Changed,
     /// The object has more bytes than what was asked for can have.
     Oversized,
-    /// The store does not do this operation.
-    Unsupported,
     /// Anything else.
     Other,
 }

@@ -85,7 +85,11 @@ impl NativeArray {
         let kind = match kind.as_str() {
             "float" => Kind::Float,
             "complex" => Kind::Complex,
-            _ => Kind::Bits,
+            "bits" => Kind::Bits,
+            other => {
+                let message = format!("elements do not compare as {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
         };
         if size == 0 || fill.len() != size {
             return Err(PyValueError::new_err("the fill value is not one element"));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyNotImplementedError, PyPermissionError, PyTimeoutError};
+use pyo3::exceptions::{PyPermissionError, PyTimeoutError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -36,8 +36,6 @@ impl Raised {
             StoreErrorKind::Permission
         } else if error.is_instance_of::<PyTimeoutError>(py) {
             StoreErrorKind::Timeout
-        } else if error.is_instance_of::<PyNotImplementedError>(py) {
-            StoreErrorKind::Unsupported
         } else {
             StoreErrorKind::Other
         };

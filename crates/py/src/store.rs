@@ -51,7 +51,11 @@ impl Description {
             "s3" => RemoteKind::S3,
             "gcs" => RemoteKind::Gcs,
             "azure" => RemoteKind::Azure,
-            _ => RemoteKind::Http,
+            "http" => RemoteKind::Http,
+            other => {
+                let message = format!("no store is of the kind {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
         };
         let config = RemoteConfig {
             kind,

@@ -41,6 +41,16 @@ struct Found {
     cached: bool,
 }
 
+/// What came of one attempt to read the parts of a shard.
+enum Attempt {
+    /// All parts are read; or there is no shard.
+    Done { missing: bool },
+    /// The shard is another one by now.
+    Changed,
+    /// The cached index may be of an older shard, and no data request would show it.
+    Stale,
+}
+
 impl Reader {
     /// Reads the selected parts of a shard; tells whether the shard was missing.
     pub(crate) async fn read_shard(
@@ -50,8 +60,7 @@ impl Reader {
         item: &Item,
         turn: Turn,
     ) -> Result<bool, Error> {
-        let (batch, engine) = (&self.batch, &self.jobs.engine);
-        let grid = sharding.grid(&item.spec.chunk);
+        let (array, engine) = (&self.batch.array, &self.jobs.engine);
         let fits = 2 * item.spec.nbytes as u64 <= requests.bounds.byte_budget();
         let (mut turn, mut changes) = (Some(turn), 0);
         for _ in 0..PLANS {
@@ -65,66 +74,76 @@ impl Reader {
                     outcome => return outcome,
                 }
             }
-            let written = self.written(item);
             let turn = match turn.take() {
                 Some(turn) => turn,
                 None => self.turns.take().await,
             };
-            let found = match self.index(requests, sharding, item, turn).await {
-                Err(error) if is_change(&error) => {
-                    engine.stats.replans.add(1);
-                    changes += 1;
-                    continue;
-                }
-                found => found?,
-            };
-            let Some(Found { located, cached }) = found else {
-                let all = std::iter::once(item.selection.clone());
-                self.fill(item.spec.chunk.clone(), all).await?;
-                return Ok(true);
-            };
-            if located.validator.is_none() && requests.store.has_validators() {
-                // Nothing would tie ranges to the index: only one body is of one state for certain.
-                let turn = self.turns.take().await;
-                return self.read_whole(requests, item, turn).await;
+            let (untied, before) = (!requests.store.has_validators(), changes);
+            match self.read_parts(requests, sharding, item, turn).await {
+                Ok(Attempt::Done { missing }) => return Ok(missing),
+                Ok(Attempt::Stale) => {}
+                Ok(Attempt::Changed) => changes += 1,
+                // So it seems where the index is of one state and the data of another.
+                Err(Error::Decode { .. }) if untied && changes < PLANS_OF_PARTS => changes += 1,
+                Err(error) => return Err(error),
             }
-            let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
-            let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
-            if cached && plan.spans.is_empty() {
-                // No data request would show that the index is stale: it is fetched again.
-                engine.indexes.forget(&batch.array.object(&item.key));
-                continue;
-            }
-            if !plan.absent.is_empty() {
-                let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
-                let (split, absent) = (plan.split, plan.absent.into_iter());
-                self.fill(spec, absent.map(move |part| split.part(part)))
-                    .await?;
-            }
-            let tied = located.validator.is_some();
-            let outcome = self
-                .spans(requests, sharding, item, &located, plan.spans)
-                .await;
-            let outcome = match outcome {
-                Ok(()) if tied || (written.is_some() && written == self.written(item)) => Ok(()),
-                Ok(()) => Err(StoreError::changed(batch.array.store_name(), &item.key).into()),
-                error => error,
-            };
-            match outcome {
-                Err(error) if is_change(&error) || (!tied && is_damage(&error)) => {
-                    engine.stats.replans.add(1);
-                    changes += 1;
-                    engine.indexes.forget(&batch.array.object(&item.key));
-                }
-                outcome => return outcome.map(|()| false),
-            }
+            engine.stats.replans.add(u64::from(changes > before));
+            engine.indexes.forget(&array.object(&item.key));
         }
-        let failed = StoreError::changed(batch.array.store_name(), &item.key);
+        let failed = StoreError::changed(array.store_name(), &item.key);
         Err(StoreError {
             attempts: PLANS,
             ..failed
         }
         .into())
+    }
+
+    /// Finds the index, fills what is not stored, and reads the byte ranges of what is.
+    async fn read_parts(
+        &self,
+        requests: &Requests,
+        sharding: &Sharding,
+        item: &Item,
+        turn: Turn,
+    ) -> Result<Attempt, Error> {
+        let written = self.written(item);
+        let found = match self.index(requests, sharding, item, turn).await {
+            Err(error) if is_change(&error) => return Ok(Attempt::Changed),
+            found => found?,
+        };
+        let Some(Found { located, cached }) = found else {
+            let all = std::iter::once(item.selection.clone());
+            self.fill(item.spec.chunk.clone(), all).await?;
+            return Ok(Attempt::Done { missing: true });
+        };
+        let tied = located.validator.is_some();
+        if !tied && requests.store.has_validators() {
+            // Nothing would tie ranges to the index: only one body is of one state for certain.
+            let turn = self.turns.take().await;
+            let missing = self.read_whole(requests, item, turn).await?;
+            return Ok(Attempt::Done { missing });
+        }
+        let (gap, max) = (self.batch.coalesce_gap, self.batch.coalesce_max);
+        let grid = sharding.grid(&item.spec.chunk);
+        let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+        if cached && plan.spans.is_empty() {
+            return Ok(Attempt::Stale);
+        }
+        if !plan.absent.is_empty() {
+            let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
+            let (split, absent) = (plan.split, plan.absent.into_iter());
+            let absent = absent.map(move |part| split.part(part));
+            self.fill(spec, absent).await?;
+        }
+        let read = self.spans(requests, sharding, item, &located, plan.spans);
+        match read.await {
+            Err(error) if is_change(&error) => Ok(Attempt::Changed),
+            Err(error) => Err(error),
+            Ok(()) if tied || (written.is_some() && written == self.written(item)) => {
+                Ok(Attempt::Done { missing: false })
+            }
+            Ok(()) => Ok(Attempt::Changed),
+        }
     }
 
     /// How many writes of this process have ended; `None` while one of the object is under way.
@@ -284,11 +303,6 @@ async fn load(
     let id = array.object(key);
     engine.indexes.keep(id, spec, &located);
     Ok(Some(located))
-}
-
-/// Whether bytes are no subchunk: so they seem where index and data are of two states.
-fn is_damage(error: &Error) -> bool {
-    matches!(error, Error::Decode { .. })
 }
 
 fn is_change(error: &Error) -> bool {

@@ -8,7 +8,7 @@ use crate::batch::Item;
 use crate::chunk::encode::encode_empty;
 use crate::codec::layout::Layout;
 use crate::engine::requests::Requests;
-use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::error::{Error, StoreError};
 use crate::limits::permits::Permits;
 use crate::limits::turn::Turn;
 use crate::store::{Awaited, Condition, Fetched, Get, Part, Put, RemoteStore, Validator};
@@ -233,15 +233,8 @@ impl Writer {
     ) -> Result<Put, Error> {
         let (store, stats) = (&requests.store, &self.jobs.engine.stats);
         let key = &self.batch.items[index].key;
-        let bytes = match after {
-            Some(bytes) => bytes,
-            None => match store.delete(key, stats).await {
-                // As a ZIP file, which can only grow.
-                Err(Error::Store(error)) if error.kind == StoreErrorKind::Unsupported => {
-                    self.encode_empty(index).await?
-                }
-                deleted => return deleted.map(|()| Put::Done),
-            },
+        let Some(bytes) = after else {
+            return store.delete(key, stats).await.map(|()| Put::Done);
         };
         let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_REQUESTS))
             .map_while(|_| requests.bounds.requests().try_take())
