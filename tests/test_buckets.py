@@ -282,7 +282,6 @@ async def test_bucket_that_is_not_there_is_named(bucket: Bucket, native: ModuleT
         await other.setitem(Ellipsis, 1)
 
 
-@pytest.mark.xfail(reason="every 404 is taken for a missing chunk", strict=False)
 async def test_read_of_a_bucket_that_is_not_there_is_an_error(bucket: Bucket, native: ModuleType) -> None:
     array = await zarr.api.asynchronous.create_array(store=bucket.store(), data=VALUES, chunks=(32, 16))
     other = zarr.AsyncArray(metadata=array.metadata, store_path=StorePath(bucket.other("no-such-bucket")))
