@@ -138,6 +138,9 @@ pub(crate) fn configure(
         shard_index_cache_bytes,
     };
     let process = Process::current()?;
+    if process.engine.limits() == limits {
+        return Ok(());
+    }
     py.detach(|| process.engine.resize(limits))
         .map_err(|error| errors::raise(&error))
 }

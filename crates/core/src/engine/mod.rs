@@ -46,6 +46,7 @@ pub struct Engine {
     pub(crate) locks: Arc<KeyLocks>,
     /// Writes that have ended: how a read in parts sees those of stores that do not name states of objects.
     pub(crate) writes_ended: AtomicU64,
+    limits: RwLock<Limits>,
     pool: RwLock<Arc<Pool>>,
     stores: Registry,
     clients: HttpClients,
@@ -69,6 +70,7 @@ impl Engine {
             index_loads: IndexLoads::default(),
             locks: Arc::default(),
             writes_ended: AtomicU64::new(0),
+            limits: RwLock::new(limits),
             pool: RwLock::new(Arc::new(Pool::new(limits.threads)?)),
             stores: Registry::default(),
         }))
@@ -86,7 +88,14 @@ impl Engine {
         self.admission
             .resize(limits.memory_bytes, limits.requests, limits.threads);
         self.indexes.resize(limits.shard_index_cache_bytes);
+        *self.limits.write() = limits;
         Ok(())
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        *self.limits.read()
     }
 
     /// The counters.

@@ -248,3 +248,114 @@ impl<S, W> Drop for Fetch<S, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::batch::Settings;
+    use crate::codec::element::{ChunkSpec, Element, Kind};
+    use crate::codec::layout::Layout;
+    use crate::copy::positions::Positions;
+    use crate::store::{LocalStore, Store};
+
+    type Objects = Arc<Fetches<Whole, Selection>>;
+
+    fn array() -> (Arc<Array>, Arc<Spec>) {
+        let settings = Settings {
+            chunk_concurrent_maximum: None,
+            chunk_concurrent_minimum: 4,
+            validate_checksums: true,
+            hedge_factor: None,
+        };
+        let layout = Layout::from_v3(&json!([{"name": "bytes"}]), false).unwrap();
+        let store = Store::Local(Arc::new(LocalStore::new("/".as_ref(), false)));
+        let array = Array::new(store, layout, "", settings);
+        let element = Element {
+            size: 1,
+            kind: Kind::Bits,
+            swap_unit: 1,
+            big_endian: false,
+        };
+        let chunk = ChunkSpec {
+            shape: vec![4],
+            element,
+            fill: vec![0],
+        };
+        let spec = array.spec(chunk).unwrap();
+        (Arc::new(array), Arc::new(spec))
+    }
+
+    /// Asks for one object; tells whether a fetch was started for it, which begins at once if `sent`.
+    fn ask(objects: &Objects, since: Instant, sent: bool) -> (bool, SharedFuture<()>) {
+        let (array, spec) = array();
+        let request = Request {
+            array,
+            spec,
+            key: "c/0".into(),
+            source: Whole,
+            since,
+        };
+        let waiter = Waiter {
+            wanted: Selection::Points {
+                coords: vec![Positions::from_list(vec![0])],
+                out: Positions::from_list(vec![0]),
+            },
+            out: Arc::new(OutBuffer::empty()),
+            results: Results::new(1),
+            index: 0,
+        };
+        let mut started = false;
+        let work = objects.share(request, waiter, &Stats::default(), |fetch| {
+            started = true;
+            if sent {
+                fetch.begin();
+            }
+            // The work holds its fetch, as a unit does.
+            async move {
+                std::future::pending::<()>().await;
+                drop(fetch);
+            }
+            .boxed()
+        });
+        (started, work)
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_was_not_sent_is_joined_by_any_batch() {
+        let objects = Objects::default();
+        let (first, _work) = ask(&objects, Instant::now(), false);
+        let (second, _same) = ask(&objects, Instant::now(), false);
+        assert!(first && !second);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_was_sent_is_joined_by_batches_that_began_before() {
+        let objects = Objects::default();
+        let before = Instant::now();
+        let (first, _work) = ask(&objects, before, true);
+        let (second, _same) = ask(&objects, before, true);
+        let (third, _own) = ask(&objects, Instant::now(), true);
+        assert!(first && !second && third);
+    }
+
+    #[tokio::test]
+    async fn nothing_joins_what_was_forgotten() {
+        let objects = Objects::default();
+        let (_, _work) = ask(&objects, Instant::now(), false);
+        let (array, _) = array();
+        objects.forget(&array.object(&"c/0".into()));
+        assert!(ask(&objects, Instant::now(), false).0);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_nobody_waits_for_leaves_no_entry() {
+        let objects = Objects::default();
+        let (_, work) = ask(&objects, Instant::now(), false);
+        assert_eq!(1, objects.len());
+        drop(work);
+        assert_eq!(0, objects.len());
+    }
+}
