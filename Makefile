@@ -64,7 +64,7 @@ soak: $(VENV)/.develop $(VENV)/.test ## hours of mixed work, then a look for lea
 
 .PHONY: soak-processes
 soak-processes: $(VENV)/.develop $(VENV)/.test ## 2000 writers killed, 500 interpreters ended with work under way
-	ZARRS_ASYNC_TEST_KILLS=1000 ZARRS_ASYNC_TEST_EXITS=500 $(BIN)/python -m pytest --timeout 7200 \
+	ZARRS_ASYNC_TEST_KILLS=1000 ZARRS_ASYNC_TEST_EXITS=500 $(BIN)/python -m pytest --timeout 7200 -o faulthandler_timeout=7200 \
 		tests/test_interrupted.py tests/test_processes.py -k 'killed_writers or interpreter_ends' $(ARGS)
 
 .PHONY: check
