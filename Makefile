@@ -49,6 +49,10 @@ test-cloud: cargo ## object_store's own suite against our GCS and Azure
 test-loom: ## model check of the gate's atomics
 	cargo test --locked --manifest-path crates/core/loom/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/loom
 
+.PHONY: fuzz
+fuzz: cargo ## fuzz targets, an hour each; make fuzz ARGS='--seconds 60 decode'
+	fuzz/run $(ARGS)
+
 .PHONY: test-python
 test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k cancel'
 	@$(BIN)/python -c 'import platform, zarr; print("Python", platform.python_version(), "with zarr", zarr.__version__)'
@@ -74,7 +78,8 @@ check: check-rust check-python check-licences ## format, lints, types, stubs, li
 check-rust: cargo
 	cargo fmt --all --check
 	cargo fmt --manifest-path crates/core/loom/Cargo.toml --check
-	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo clippy --locked --release --workspace --all-targets --features zarrs-async-core/fuzzing -- -D warnings
 
 .PHONY: check-python
 check-python: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint

@@ -26,6 +26,9 @@ mod codec;
 mod copy;
 mod engine;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod memory;
 #[cfg(test)]

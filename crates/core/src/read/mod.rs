@@ -11,7 +11,7 @@
 mod coalesce;
 pub(crate) mod explain;
 mod local;
-mod plan;
+pub(crate) mod plan;
 mod shard;
 mod unit;
 

@@ -1,0 +1,448 @@
+//! What the fuzz targets share: an input read as settings, arrays to work on, and a slow oracle.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use serde_json::{Value, json};
+use zarrs_async_core::fuzzing::{Options, Sharding};
+use zarrs_async_core::{Axis, ChunkSpec, Element, Kind, Layout, OutBuffer, Positions, Selection};
+
+/// Names, sizes, parts and comparison of the data types that are tried.
+const TYPES: &[(&str, usize, usize, Kind)] = &[
+    ("uint8", 1, 1, Kind::Bits),
+    ("int16", 2, 2, Kind::Bits),
+    ("float16", 2, 2, Kind::Float),
+    ("uint32", 4, 4, Kind::Bits),
+    ("float64", 8, 8, Kind::Float),
+    ("complex64", 8, 4, Kind::Complex),
+    ("r24", 3, 1, Kind::Bits),
+];
+
+/// Number of choices of a codec that follows `bytes`.
+const STAGES: u8 = 12;
+
+/// An array to work on.
+#[derive(Debug)]
+pub struct Subject {
+    /// Its `codecs` and `data_type`.
+    pub metadata: Value,
+    /// How its chunks are encoded.
+    pub layout: Layout,
+    /// Its chunk.
+    pub spec: ChunkSpec,
+    /// Whether the encoded chunk ends in a checksum of all of it.
+    pub checked: bool,
+}
+
+/// What the `decode` target begins with; encoded bytes, or values, follow.
+#[derive(Debug)]
+pub struct DecodeCase {
+    pub subject: Subject,
+    pub options: Options,
+    pub part: Selection,
+    /// Whether the bytes that follow are encoded ones.
+    pub arbitrary: bool,
+}
+
+/// What the `index` target begins with; an encoded index follows.
+#[derive(Debug)]
+pub struct IndexCase {
+    pub subject: Subject,
+    pub wanted: Selection,
+    pub shard_size: u64,
+    pub gap: u64,
+    pub max: u64,
+    /// Whether the checksum and the length of the index must be right.
+    pub strict: bool,
+}
+
+/// What the `update` target begins with; the stored shard, or values to make one of, follow.
+#[derive(Debug)]
+pub struct UpdateCase {
+    pub subject: Subject,
+    pub options: Options,
+    pub written: Selection,
+    pub values: Vec<u8>,
+    /// Where the shard that is made has values.
+    pub before: Selection,
+    /// Where it is damaged, and which bits of the byte.
+    pub edits: [(u16, u8); 2],
+    /// Whether the bytes that follow are a shard.
+    pub arbitrary: bool,
+}
+
+impl DecodeCase {
+    pub fn read(input: &mut Unstructured<'_>) -> Result<Option<Self>> {
+        let arbitrary = input.ratio(1, 2)?;
+        let Some(subject) = subject(input)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            options: options(input)?,
+            part: selection(input, &subject.spec)?,
+            subject,
+            arbitrary,
+        }))
+    }
+}
+
+impl IndexCase {
+    pub fn read(input: &mut Unstructured<'_>) -> Result<Option<Self>> {
+        let Some(subject) = shard(input)? else {
+            return Ok(None);
+        };
+        let small: u16 = input.arbitrary()?;
+        let large = input.ratio(1, 8)?;
+        Ok(Some(Self {
+            wanted: selection(input, &subject.spec)?,
+            shard_size: if large {
+                input.arbitrary()?
+            } else {
+                u64::from(small)
+            },
+            gap: input.int_in_range(0..=64)?,
+            max: input.int_in_range(0..=512)?,
+            strict: input.ratio(1, 8)?,
+            subject,
+        }))
+    }
+}
+
+impl UpdateCase {
+    pub fn read(input: &mut Unstructured<'_>) -> Result<Option<Self>> {
+        let arbitrary = input.ratio(1, 2)?;
+        let Some(subject) = shard(input)? else {
+            return Ok(None);
+        };
+        let options = options(input)?;
+        let written = selection(input, &subject.spec)?;
+        let few: [u8; 13] = input.arbitrary()?;
+        Ok(Some(Self {
+            values: cycled(&few, written.len() * subject.spec.element.size),
+            before: selection(input, &subject.spec)?,
+            edits: input.arbitrary()?,
+            subject,
+            options,
+            written,
+            arbitrary,
+        }))
+    }
+}
+
+/// Choices of codecs, data type and shape; `None` where zarr has no such array.
+fn subject(input: &mut Unstructured<'_>) -> Result<Option<Subject>> {
+    let (name, element) = element(input)?;
+    let ndim = input.int_in_range(1..=3)?;
+    let shape: Vec<u64> = (0..ndim)
+        .map(|_| input.int_in_range(1..=12))
+        .collect::<Result<_>>()?;
+    let (codecs, checked) = chain(input, ndim)?;
+    let spec = spec(input, element, shape)?;
+    Ok(build(codecs, name, spec, checked))
+}
+
+/// Choices of a shard, its data type and shape; `None` where zarr has no such array.
+fn shard(input: &mut Unstructured<'_>) -> Result<Option<Subject>> {
+    let (name, element) = element(input)?;
+    let ndim = input.int_in_range(1..=2)?;
+    let subchunk: Vec<u64> = (0..ndim)
+        .map(|_| input.int_in_range(1..=4))
+        .collect::<Result<_>>()?;
+    let (mut codecs, _) = chain(input, ndim)?;
+    let mut shape = subchunk;
+    // Few subchunks: a codec takes up to a millisecond to be set up for each.
+    for most in [3, 2].into_iter().take(input.int_in_range(1..=2)?) {
+        codecs = sharding(input, &shape, &codecs)?;
+        for length in &mut shape {
+            *length *= input.int_in_range(1..=most)?;
+        }
+    }
+    let spec = spec(input, element, shape)?;
+    Ok(build(codecs, name, spec, false))
+}
+
+/// Choices of checks, of what is stored and of threads.
+fn options(input: &mut Unstructured<'_>) -> Result<Options> {
+    let bits: u8 = input.arbitrary()?;
+    Ok(Options {
+        validate_checksums: bits & 1 == 0,
+        write_empty: bits & 2 == 0,
+        // Threads are slow to start, and one input in thirty-two is enough.
+        parallel: bits >> 3 == 0b1_1111,
+    })
+}
+
+/// Choices of a selection, laid out in C order in a buffer of its own.
+fn selection(input: &mut Unstructured<'_>, spec: &ChunkSpec) -> Result<Selection> {
+    let (shape, size) = (&spec.shape, spec.element.size);
+    if input.ratio(1, 4)? {
+        let count = input.int_in_range(0..=8)?;
+        let coords = shape
+            .iter()
+            .map(|length| list(input, *length, count))
+            .collect::<Result<_>>()?;
+        return Ok(Selection::Points {
+            coords,
+            out: range(0, size as i64, count),
+        });
+    }
+    let chunk: Vec<Positions> = shape
+        .iter()
+        .map(|length| positions(input, *length))
+        .collect::<Result<_>>()?;
+    let mut step = size as i64;
+    let mut axes: Vec<Axis> = chunk
+        .into_iter()
+        .rev()
+        .map(|chunk| {
+            let out = range(0, step, chunk.len());
+            step *= chunk.len() as i64;
+            Axis { chunk, out }
+        })
+        .collect();
+    axes.reverse();
+    Ok(Selection::Grid { axes, base: 0 })
+}
+
+/// All of a chunk in C order.
+pub fn whole(spec: &ChunkSpec) -> Selection {
+    let mut step = spec.element.size as i64;
+    let mut axes: Vec<Axis> = spec
+        .shape
+        .iter()
+        .rev()
+        .map(|length| {
+            let out = range(0, step, *length as usize);
+            step *= *length as i64;
+            Axis {
+                chunk: range(0, 1, *length as usize),
+                out,
+            }
+        })
+        .collect();
+    axes.reverse();
+    Selection::Grid { axes, base: 0 }
+}
+
+/// Byte offset in a C-ordered chunk of every selected element, in the order of the selection.
+pub fn places(selection: &Selection, spec: &ChunkSpec) -> Vec<usize> {
+    elements(selection)
+        .iter()
+        .map(|coords| ravel(coords, &spec.shape) * spec.element.size)
+        .collect()
+}
+
+/// Number in C order of the subchunk of every selected element, in the order of the selection.
+pub fn subchunks(selection: &Selection, sharding: &Sharding, spec: &ChunkSpec) -> Vec<usize> {
+    let grid = sharding.grid(spec);
+    elements(selection)
+        .into_iter()
+        .map(|coords| {
+            let lengths = coords.iter().zip(&sharding.chunk_shape);
+            let within: Vec<i64> = lengths.map(|(at, length)| at / *length as i64).collect();
+            ravel(&within, &grid)
+        })
+        .collect()
+}
+
+/// Number of an element in C order.
+fn ravel(coords: &[i64], shape: &[u64]) -> usize {
+    coords.iter().zip(shape).fold(0, |at, (coord, length)| {
+        at * *length as usize + *coord as usize
+    })
+}
+
+/// Coordinates of every selected element, in the order of the selection.
+fn elements(selection: &Selection) -> Vec<Vec<i64>> {
+    match selection {
+        Selection::Points { coords, out } => (0..out.len())
+            .map(|at| coords.iter().map(|axis| axis.get(at)).collect())
+            .collect(),
+        Selection::Grid { axes, .. } => {
+            let mut all = vec![Vec::new()];
+            for axis in axes {
+                all = all
+                    .iter()
+                    .flat_map(|before: &Vec<i64>| {
+                        (0..axis.chunk.len()).map(move |at| {
+                            let mut coords = before.clone();
+                            coords.push(axis.chunk.get(at));
+                            coords
+                        })
+                    })
+                    .collect();
+            }
+            all
+        }
+    }
+}
+
+/// All that is left of the input.
+pub fn rest<'a>(input: &mut Unstructured<'a>) -> &'a [u8] {
+    input.bytes(input.len()).unwrap_or_default()
+}
+
+/// `len` bytes out of the input, over and over; zeros where there are none.
+pub fn cycled(bytes: &[u8], len: usize) -> Vec<u8> {
+    if bytes.is_empty() {
+        return vec![0; len];
+    }
+    bytes.iter().copied().cycle().take(len).collect()
+}
+
+/// A buffer over memory of its own, in a heap block of exactly that size.
+pub struct Memory {
+    cells: Arc<[AtomicU8]>,
+    pub buffer: OutBuffer,
+}
+
+impl Memory {
+    pub fn new(bytes: &[u8]) -> Self {
+        let cells: Arc<[AtomicU8]> = bytes.iter().copied().map(AtomicU8::new).collect();
+        let base = cells.as_ptr().cast_mut().cast();
+        let owner = Box::new(Arc::clone(&cells));
+        // SAFETY: the cells allow shared writes and live as long as the owner.
+        let buffer = unsafe { OutBuffer::new(base, 0..bytes.len() as i64, owner) };
+        Self { cells, buffer }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.cells
+            .iter()
+            .map(|cell| cell.load(Ordering::Relaxed))
+            .collect()
+    }
+}
+
+impl Subject {
+    /// Settings of the shard that it is; `None` for a chunk.
+    pub fn sharding(&self) -> Option<&Sharding> {
+        match &self.layout {
+            Layout::Shard(sharding) => Some(sharding),
+            Layout::Chunk(_) => None,
+        }
+    }
+}
+
+fn build(codecs: Vec<Value>, data_type: &str, spec: ChunkSpec, checked: bool) -> Option<Subject> {
+    let big_endian = spec.element.big_endian;
+    let metadata = json!({"codecs": codecs, "data_type": data_type, "big_endian": big_endian});
+    let layout = Layout::from_v3(&metadata["codecs"], big_endian).ok()?;
+    layout.check(&spec).ok()?;
+    Some(Subject {
+        metadata,
+        layout,
+        spec,
+        checked,
+    })
+}
+
+fn element(input: &mut Unstructured<'_>) -> Result<(&'static str, Element)> {
+    let (name, size, swap_unit, kind) = *input.choose(TYPES)?;
+    let element = Element {
+        size,
+        kind,
+        swap_unit,
+        big_endian: input.ratio(1, 8)?,
+    };
+    Ok((name, element))
+}
+
+fn spec(input: &mut Unstructured<'_>, element: Element, shape: Vec<u64>) -> Result<ChunkSpec> {
+    let byte: u8 = input.arbitrary()?;
+    let fill = vec![byte; element.size];
+    Ok(ChunkSpec {
+        shape,
+        element,
+        fill,
+    })
+}
+
+/// A codec chain, and whether it ends in a checksum.
+fn chain(input: &mut Unstructured<'_>, ndim: usize) -> Result<(Vec<Value>, bool)> {
+    let mut codecs = Vec::new();
+    if ndim > 1 && input.ratio(1, 4)? {
+        let mut order: Vec<usize> = (0..ndim).collect();
+        order.rotate_left(input.int_in_range(0..=ndim - 1)?);
+        codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
+    }
+    codecs.push(json!({"name": "bytes", "configuration": {"endian": endian(input)?}}));
+    let mut checked = false;
+    for _ in 0..input.int_in_range(0..=3)? {
+        let codec = stage(input)?;
+        checked = codec["name"] == "crc32c";
+        codecs.push(codec);
+    }
+    Ok((codecs, checked))
+}
+
+fn stage(input: &mut Unstructured<'_>) -> Result<Value> {
+    Ok(match input.int_in_range(0..=STAGES - 1)? {
+        0 => json!({"name": "zstd", "configuration": {"level": 1, "checksum": true}}),
+        1 => json!({"name": "zstd", "configuration": {"level": 3, "checksum": false}}),
+        2 => json!({"name": "crc32c"}),
+        3 => json!({"name": "gzip", "configuration": {"level": 1}}),
+        4 => json!({"name": "numcodecs.zlib", "configuration": {"level": 1}}),
+        5 => json!({"name": "numcodecs.bz2", "configuration": {"level": 1}}),
+        6 => json!({"name": "numcodecs.fletcher32", "configuration": {}}),
+        11 => json!({"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}),
+        7 => blosc("lz4", "shuffle"),
+        8 => blosc("zstd", "bitshuffle"),
+        9 => blosc("blosclz", "noshuffle"),
+        _ => blosc("zlib", "shuffle"),
+    })
+}
+
+fn endian(input: &mut Unstructured<'_>) -> Result<&'static str> {
+    Ok(if input.ratio(1, 8)? { "big" } else { "little" })
+}
+
+fn blosc(cname: &str, shuffle: &str) -> Value {
+    json!({"name": "blosc", "configuration": {
+        "cname": cname, "clevel": 5, "shuffle": shuffle, "typesize": 2, "blocksize": 0}})
+}
+
+fn sharding(input: &mut Unstructured<'_>, chunk: &[u64], codecs: &[Value]) -> Result<Vec<Value>> {
+    let mut index = vec![json!({"name": "bytes", "configuration": {"endian": endian(input)?}})];
+    if input.ratio(1, 2)? {
+        index.push(json!({"name": "crc32c"}));
+    }
+    let location = if input.ratio(1, 2)? { "end" } else { "start" };
+    Ok(vec![json!({"name": "sharding_indexed", "configuration": {
+        "chunk_shape": chunk, "codecs": codecs, "index_codecs": index,
+        "index_location": location}})])
+}
+
+/// Positions along an axis: a slice of any step, or a list.
+fn positions(input: &mut Unstructured<'_>, length: u64) -> Result<Positions> {
+    let choice: u8 = input.arbitrary()?;
+    Ok(match choice & 3 {
+        0 => range(0, 1, length as usize),
+        1 => {
+            let count = input.int_in_range(0..=length as usize + 1)?;
+            list(input, length, count)?
+        }
+        _ => {
+            let start = input.int_in_range(0..=length as i64 - 1)?;
+            let step = input.int_in_range(-3..=3)?;
+            let room = match step {
+                0 => 2,
+                1.. => (length as i64 - 1 - start) / step,
+                _ => start / -step,
+            };
+            range(start, step, input.int_in_range(0..=room as usize + 1)?)
+        }
+    })
+}
+
+fn list(input: &mut Unstructured<'_>, length: u64, count: usize) -> Result<Positions> {
+    let list = (0..count)
+        .map(|_| input.int_in_range(0..=length as i64 - 1))
+        .collect::<Result<_>>()?;
+    Ok(Positions::from_list(list))
+}
+
+fn range(start: i64, step: i64, len: usize) -> Positions {
+    Positions::Range { start, step, len }
+}
