@@ -390,6 +390,23 @@ mod tests {
         }
     }
 
+    /// A zstd frame without its content's size has the decoder of streams take the window that it declares.
+    #[test]
+    fn a_window_larger_than_the_chunk_takes_no_memory() {
+        let spec = spec(&[4]);
+        let chain = Chain::new(&bytes_and(&[STAGES[0]; 2].join(",")), false).unwrap();
+        let inner = Chain::new(&bytes_and(STAGES[0]), false).unwrap();
+        let content = encode(&inner, &spec, &[7; 8]);
+        // A window of 256 MiB, more than a stream may have, and one raw block.
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3];
+        let block = u8::try_from(content.len() << 3 | 1).unwrap();
+        frame.extend_from_slice(&[block, 0, 0]);
+        frame.extend_from_slice(&content);
+        let mut scratch = Vec::new();
+        let decoded = chain.decode(&spec, &frame, &mut scratch, OPTIONS);
+        assert_eq!([7; 8], decoded.unwrap());
+    }
+
     #[test]
     fn every_stage_stands_before_every_other() {
         let spec = spec(&[5, 7]);

@@ -171,6 +171,13 @@ impl Stage {
                 self.decode_into(&encoded, &mut decoded, options)?;
                 Ok(Cow::Owned(decoded))
             }
+            // Not as a stream, which takes the window that the bytes declare: 128 MiB for any chunk.
+            (Self::Zstd { .. }, Size::AtMost(limit)) => {
+                let mut decoded = Vec::new();
+                reserve(&mut decoded, limit)?;
+                unzstd(&encoded, &mut decoded)?;
+                Ok(Cow::Owned(decoded))
+            }
             (_, Size::AtMost(limit)) => self.grow(&encoded, limit).map(Cow::Owned),
         }
     }
@@ -224,7 +231,6 @@ impl Stage {
     /// The decoded bytes as a stream, for codecs that have one.
     fn reader<'a>(&self, encoded: &'a [u8]) -> std::io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
-            Self::Zstd { .. } => Box::new(zstd::stream::read::Decoder::with_buffer(encoded)?),
             Self::Gzip(_) => Box::new(flate2::bufread::MultiGzDecoder::new(encoded)),
             Self::Zlib(_) => Box::new(flate2::bufread::ZlibDecoder::new(encoded)),
             Self::Bz2(_) => Box::new(bzip2::bufread::MultiBzDecoder::new(encoded)),
@@ -390,7 +396,10 @@ thread_local! {
     static COMPRESSOR: RefCell<Option<Compressor>> = const { RefCell::new(None) };
 }
 
-fn unzstd(encoded: &[u8], decoded: &mut [u8]) -> Result<usize, Error> {
+fn unzstd(
+    encoded: &[u8],
+    decoded: &mut (impl zstd::zstd_safe::WriteBuf + ?Sized),
+) -> Result<usize, Error> {
     DECOMPRESSOR
         .with_borrow_mut(|context| {
             let decompressor = match context {
