@@ -49,6 +49,12 @@ test-cloud: cargo ## object_store's own suite against our GCS and Azure
 test-loom: ## model check of the gate's atomics
 	cargo test --locked --manifest-path crates/core/loom/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/loom
 
+# The feature keeps this build apart from others. What does not fit memory is an error here, as everywhere.
+.PHONY: test-asan
+test-asan: cargo ## the engine's tests under AddressSanitizer
+	RUSTC_WRAPPER=$(CURDIR)/fuzz/rustc ASAN_OPTIONS=allocator_may_return_null=1 \
+		cargo test --locked --release -p zarrs-async-core --lib --features fuzzing
+
 .PHONY: fuzz
 fuzz: cargo ## fuzz targets, an hour each; make fuzz ARGS='--seconds 60 decode'
 	fuzz/run $(ARGS)
