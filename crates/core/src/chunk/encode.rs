@@ -41,7 +41,10 @@ pub(crate) fn update(
 ) -> Result<bool, Error> {
     match layout {
         Layout::Chunk(chain) => update_chunk(chain, spec, existing, selection, values, into),
-        Layout::Shard(sharding) => update_shard(sharding, spec, existing, selection, values, into),
+        Layout::Shard(sharding) => {
+            let most = layout.max_encoded(spec);
+            update_shard(sharding, spec, existing, most, selection, values, into)
+        }
     }
 }
 
@@ -127,6 +130,7 @@ fn update_shard(
     sharding: &Sharding,
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
+    most: u64,
     selection: &Selection,
     values: Values<'_>,
     into: &mut Vec<u8>,
@@ -142,6 +146,16 @@ fn update_shard(
         }
         None => ShardIndex::absent(count)?,
     };
+    // Entries may name the same bytes, each of which would be copied for each of them.
+    let stored = (0..count)
+        .filter_map(|at| index.range(at))
+        .fold(0, |sum: u64, range| {
+            sum.saturating_add(range.end - range.start)
+        });
+    if stored > most {
+        let reason = format!("its subchunks have {stored} bytes, where a shard has {most} at most");
+        return Err(Error::decode("sharding_indexed", reason));
+    }
     let mut subchunks = Vec::new();
     reserve(&mut subchunks, count)?;
     subchunks.extend((0..count).map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept)));
@@ -238,4 +252,63 @@ fn assemble(
         IndexLocation::End => index.encode(sharding, into)?,
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec::element::{Element, Kind};
+    use crate::codec::stage::DecodeOptions;
+    use crate::copy::buffer::tests::owned;
+    use crate::copy::positions::Positions;
+    use crate::stats::Stats;
+
+    /// Each entry of the index was within its bounds, and a partial write copied all of them.
+    #[test]
+    fn subchunks_that_share_their_bytes_do_not_make_a_shard_larger_than_one_can_be() {
+        let codecs = json!([{"name": "sharding_indexed", "configuration": {
+            "chunk_shape": [1], "codecs": [{"name": "bytes"}],
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}]}}]);
+        let layout = Layout::from_v3(&codecs, false).unwrap();
+        let spec = ChunkSpec {
+            shape: vec![64],
+            element: Element {
+                size: 1,
+                kind: Kind::Bits,
+                swap_unit: 1,
+                big_endian: false,
+            },
+            fill: vec![0],
+        };
+        let length = 1_u64 << 20;
+        let mut shard = vec![0; 1 << 20];
+        for number in [0, length].into_iter().cycle().take(128) {
+            shard.extend_from_slice(&number.to_le_bytes());
+        }
+        assert!(shard.len() as u64 <= layout.max_encoded(&spec));
+        let position = || Positions::from_list(vec![0]);
+        let one = Selection::Points {
+            coords: vec![position()],
+            out: position(),
+        };
+        let (buffer, _) = owned(vec![7]);
+        let stats = Stats::default();
+        let values = Values {
+            buffer: &buffer,
+            write_empty: true,
+            work: Work {
+                options: DecodeOptions {
+                    validate_checksums: true,
+                },
+                stats: &stats,
+                parallel: false,
+            },
+        };
+        let mut object = Vec::new();
+        let refused = update(&layout, &spec, Some(&shard), &one, values, &mut object);
+        assert!(matches!(refused, Err(Error::Decode { .. })), "{refused:?}");
+        assert_eq!(0, object.capacity());
+    }
 }
