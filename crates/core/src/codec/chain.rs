@@ -407,6 +407,17 @@ mod tests {
         assert_eq!([7; 8], decoded.unwrap());
     }
 
+    /// What a stage may decode to doubles with each stage before it.
+    #[test]
+    fn a_long_chain_takes_no_more_memory_than_its_frames_declare() {
+        let spec = spec(&[4]);
+        let chain = Chain::new(&bytes_and(&[STAGES[0]; 44].join(",")), false).unwrap();
+        let encoded = encode(&chain, &spec, &[7; 8]);
+        let mut scratch = Vec::new();
+        let decoded = chain.decode(&spec, &encoded, &mut scratch, OPTIONS);
+        assert_eq!([7; 8], decoded.unwrap());
+    }
+
     #[test]
     fn every_stage_stands_before_every_other() {
         let spec = spec(&[5, 7]);

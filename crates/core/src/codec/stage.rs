@@ -173,8 +173,11 @@ impl Stage {
             }
             // Not as a stream, which takes the window that the bytes declare: 128 MiB for any chunk.
             (Self::Zstd { .. }, Size::AtMost(limit)) => {
+                let declared = zstd::zstd_safe::get_frame_content_size(&encoded);
+                let declared = declared.ok().flatten();
+                let declared = declared.and_then(|size| usize::try_from(size).ok());
                 let mut decoded = Vec::new();
-                reserve(&mut decoded, limit)?;
+                reserve(&mut decoded, declared.map_or(limit, |size| size.min(limit)))?;
                 unzstd(&encoded, &mut decoded)?;
                 Ok(Cow::Owned(decoded))
             }
