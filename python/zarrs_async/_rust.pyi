@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy.typing as npt
 
-__all__ = ["NativeArray", "Reply", "Running", "begin_call", "configure", "end_iteration", "shutdown", "stats"]
+__all__ = ["NativeArray", "Reply", "Running", "begin_call", "configure", "end_iteration", "held", "shutdown", "stats"]
 
 @final
 class NativeArray:
