@@ -225,7 +225,9 @@ impl Reply {
             .as_ref()
             .is_some_and(|sender| !sender.is_closed());
         if !is_wanted {
-            // Whoever asked went away before there was a task to cancel; it has not begun yet.
+            // Whoever asked went away before there was a task to cancel; it has not begun yet, and will not
+            // answer: it is let go, as the task's own error holds this reply.
+            drop(self.task.lock().take());
             task.call_method0(intern!(task.py(), "cancel"))?;
         }
         Ok(())
