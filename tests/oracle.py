@@ -58,6 +58,15 @@ def keys(store: Store) -> set[str]:
     return sync(listed())
 
 
+def stored(array: Any) -> dict[str, bytes]:
+    """Give the chunks that a memory store holds."""
+    return {
+        key: bytes(value.to_bytes())
+        for key, value in array.store._store_dict.items()
+        if not key.endswith((".json", ".zarray", ".zattrs"))
+    }
+
+
 def assert_same_bits(actual: Any, expected: Any) -> None:
     """Compare shape, data type and every bit."""
     actual, expected = np.asarray(actual), np.asarray(expected)

@@ -213,7 +213,7 @@ async def test_explanation_reads_as_a_sentence(range_server: RangeServer, native
     assert repr(told) == (
         "Explanation(pipeline='zarrs_async', fallback=None, store='native', "
         "layout='sharding_indexed of [64] [bytes]', chunks=1, units=1, requests=1, bytes=2048, round_trips=1, "
-        "index_hits=1, index_misses=0, exact=True)"
+        "index_hits=1, index_misses=0, exact=True, python_codecs=())"
     )
 
 
@@ -250,13 +250,25 @@ def test_explain_by_an_unknown_way_of_indexing_names_those_there_are(native: Mod
         native.explain(array, indexing="blocks")
 
 
-def test_explain_of_an_unknown_codec_tells_the_fallback(native: ModuleType) -> None:
-    filters = [numcodecs.Delta(dtype="u2")]
-    array = created(MemoryStore(), OURS, shape=(8,), chunks=(2,), dtype="u2", zarr_format=2, filters=filters)
+def test_explain_names_the_codecs_that_python_runs(native: ModuleType) -> None:
+    filters = [numcodecs.PackBits()]
+    array = created(MemoryStore(), OURS, shape=(8,), chunks=(2,), dtype="?", zarr_format=2, filters=filters)
+    before = native.stats()
+    told = native.explain(array)
+    assert told.fallback is None
+    assert told.python_codecs == ("packbits, zstd",)
+    assert "(packbits, zstd; bridged store; Python runs packbits, zstd)" in str(told)
+    assert native.explain(created(MemoryStore(), OURS, shape=(8,), dtype="?")).python_codecs == ()
+    # Nothing has been called yet.
+    assert native.stats() == before
+
+
+def test_explain_tells_the_fallback(native: ModuleType) -> None:
+    array = created(MemoryStore(), OURS, name="\udcff", shape=(8,), chunks=(2,), dtype="u2")
     before = native.stats()
     told = native.explain(array)
     assert told.pipeline == "zarr's default pipeline"
-    assert "delta" in told.fallback
+    assert "UTF-8" in told.fallback
     assert str(told) == f"zarr's default pipeline reads 4 chunks: {told.fallback}"
     # Nothing has fallen back yet.
     assert native.stats() == before

@@ -42,10 +42,11 @@ fn run(metadata: &Value) {
         element,
     };
     let layout = if v2 {
-        let fortran = metadata["order"] == "F";
-        Layout::from_v2(&metadata["compressor"], fortran, 2, &spec.element)
+        let described = json!({
+            "compressor": metadata["compressor"], "order": metadata["order"], "ndim": 2});
+        Layout::from_v2(&described, &spec.element, &[])
     } else {
-        Layout::from_v3(&metadata["codecs"], spec.element.big_endian)
+        Layout::from_v3(&metadata["codecs"], spec.element.big_endian, &[])
     };
     let Ok(layout) = layout else {
         return;

@@ -328,7 +328,7 @@ impl Subject {
 fn build(codecs: Vec<Value>, data_type: &str, spec: ChunkSpec, checked: bool) -> Option<Subject> {
     let big_endian = spec.element.big_endian;
     let metadata = json!({"codecs": codecs, "data_type": data_type, "big_endian": big_endian});
-    let layout = Layout::from_v3(&metadata["codecs"], big_endian).ok()?;
+    let layout = Layout::from_v3(&metadata["codecs"], big_endian, &[]).ok()?;
     layout.check(&spec).ok()?;
     Some(Subject {
         metadata,

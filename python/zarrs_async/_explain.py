@@ -56,6 +56,8 @@ class Explanation:
         Shard indexes that are cached, and that would be fetched first.
     exact : bool
         False where a shard index is not cached: requests and units are then the least that is needed.
+    python_codecs : tuple of str
+        Codecs that the engine does not know, and calls in Python.
     """
 
     pipeline: str
@@ -70,14 +72,16 @@ class Explanation:
     index_hits: int = 0
     index_misses: int = 0
     exact: bool = False
+    python_codecs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.fallback is not None:
             return f"{self.pipeline} reads {_counted(self.chunks, 'chunk')}: {self.fallback}"
         least = "" if self.exact else "at least "
         size = "" if self.bytes is None else f", {self.bytes:,} bytes"
+        python = f"; Python runs {', '.join(self.python_codecs)}" if self.python_codecs else ""
         return (
-            f"{self.pipeline} reads {_counted(self.chunks, 'chunk')} ({self.layout}; {self.store} store) in "
+            f"{self.pipeline} reads {_counted(self.chunks, 'chunk')} ({self.layout}; {self.store} store{python}) in "
             f"{least}{_counted(self.units, 'unit')} with {least}{_counted(self.requests, 'request')}{size} and "
             f"{_counted(self.round_trips, 'round trip')}; shard indexes: {self.index_hits} cached, "
             f"{self.index_misses} to fetch"
@@ -160,4 +164,5 @@ class _Recorder:
             return Explanation(default, f"zarrs_async does not support {cause}", "bridged", "", len(batch))
         store = "bridged" if native.bridged else "native"
         array = np.empty(out.shape, dtype=self.pipeline.dtype)
-        return Explanation("zarrs_async", None, store, native.layout, **native.plan(batch, array, drop_axes))
+        plan = native.plan(batch, array, drop_axes)
+        return Explanation("zarrs_async", None, store, native.layout, python_codecs=native.python_codecs, **plan)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zarr.abc.codec import Codec
+    from zarr.core.array_spec import ArraySpec
     from zarr.core.metadata import ArrayMetadata
 
 _DTYPES = {
@@ -97,16 +98,20 @@ def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
     -------
     tuple
         Its bytes, how it compares, the bytes that a change of byte order reverses, whether it is big-endian.
+        What compares as ``"foreign"`` is known to its codecs only: structures, and data types that are not
+        zarr's own.
 
     Raises
     ------
     UnsupportedError
-        When the data type is of a class that the engine does not stand in for.
+        When elements are Python objects, or have no bytes.
     """
     dtype = metadata.dtype.to_native_dtype()
-    if type(metadata.dtype) not in _DTYPES or dtype.itemsize == 0:
+    if dtype.hasobject or dtype.itemsize == 0:
         msg = f"data type {dtype}" if type(metadata.dtype).__module__.startswith("zarr.") else _name(metadata.dtype)
         raise UnsupportedError(msg)
+    if type(metadata.dtype) not in _DTYPES:
+        return dtype.itemsize, "foreign", 1, sys.byteorder == "big"
     kind = {"f": "float", "c": "complex"}.get(dtype.kind, "bits")
     # Halves of complex numbers, characters of text.
     units = {"c": dtype.itemsize // 2, "U": 4, "S": 1, "V": 1}
@@ -116,15 +121,28 @@ def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
 
 def fill(metadata: ArrayMetadata) -> bytes:
     """Give the fill value: one element, as it stands in the array."""
-    value = metadata.fill_value
     one = empty((), metadata.dtype.to_native_dtype())
-    one[...] = metadata.dtype.default_scalar() if value is None else value
+    one[...] = fill_value(metadata)
     return one.tobytes()
+
+
+def fill_value(of: ArrayMetadata | ArraySpec) -> Any:  # noqa: ANN401  # a scalar of any type
+    """Give the fill value; where Zarr v2 has none, zarr's own choice."""
+    return of.dtype.default_scalar() if of.fill_value is None else of.fill_value
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Make an array of this very data type: numpy forgets the byte order of times without a unit."""
     return np.empty(shape, dtype).view(dtype)
+
+
+def is_known(codec: Codec) -> bool:
+    """Tell whether the engine may stand in for a codec."""
+    try:
+        _check(codec)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _check(codec: Codec) -> None:

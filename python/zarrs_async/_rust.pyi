@@ -7,7 +7,18 @@ from typing import Any, final
 
 import numpy.typing as npt
 
-__all__ = ["NativeArray", "Reply", "Running", "begin_call", "configure", "end_iteration", "held", "shutdown", "stats"]
+__all__ = [
+    "NativeArray",
+    "Reply",
+    "Running",
+    "begin_call",
+    "configure",
+    "end_iteration",
+    "held",
+    "is_native",
+    "shutdown",
+    "stats",
+]
 
 @final
 class NativeArray:
@@ -16,11 +27,15 @@ class NativeArray:
     Parameters
     ----------
     metadata : str
-        How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order`` and ``ndim``
-        of Zarr v2.
+        How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order``, ``ndim`` and
+        ``first`` of Zarr v2. ``{"name": "foreign", "configuration": {"number": n}}`` in place of a codec, or
+        of the first codecs of a chain, is the step of that number; so are ``{"id": "foreign", "number": n}``
+        as a compressor and the number that is ``first``.
+    steps : list
+        The array's codecs that Python runs, each a ``zarrs_async._codecs.Step``.
     element : tuple[int, str, int, bool]
-        Bytes of one element, how it compares (``"bits"``, ``"float"`` or ``"complex"``), bytes of
-        the parts that a change of byte order reverses, and whether it is big-endian in memory.
+        Bytes of one element, how it compares (``"bits"``, ``"float"``, ``"complex"`` or ``"foreign"``),
+        bytes of the parts that a change of byte order reverses, and whether it is big-endian in memory.
     fill : bytes
         The fill value, one element.
     store : dict
@@ -39,6 +54,7 @@ class NativeArray:
     def __new__(
         cls,
         metadata: str,
+        steps: list[Any],
         element: tuple[int, str, int, bool],
         fill: bytes,
         store: dict[str, Any],
@@ -97,6 +113,10 @@ class NativeArray:
     @property
     def bridged(self) -> bool:
         """Whether the store's own ``get`` and ``set`` are awaited."""
+
+    @property
+    def python_codecs(self) -> tuple[str, ...]:
+        """Names of the steps that Python runs."""
 
     @property
     def layout(self) -> str:
@@ -161,3 +181,16 @@ def held() -> dict[str, int]:
 
 def shutdown() -> None:
     """End what is under way, within a bounded time; for the end of the interpreter."""
+
+def is_native(metadata: str, size: int, big_endian: bool) -> bool:
+    """Tell whether the engine itself knows all codecs of an array, with their settings.
+
+    Parameters
+    ----------
+    metadata : str
+        How chunks are encoded, as for `NativeArray`.
+    size : int
+        Bytes of one element.
+    big_endian : bool
+        Whether elements are big-endian in memory.
+    """

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from zarr.abc.codec import CodecPipeline
 from zarr.codecs._v2 import V2Codec
-from zarr.core.array_spec import ArrayConfig, ArraySpec
-from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.buffer import cpu
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.metadata import ArrayV2Metadata
@@ -23,18 +22,21 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import StorePath
 
 from zarrs_async import _process, _rust
+from zarrs_async._codecs import chunk_spec, in_step
+from zarrs_async._codecs import describe as describe_codecs
 from zarrs_async._config import Options
-from zarrs_async._metadata import element, empty, encoding, fill
+from zarrs_async._metadata import element, empty, fill
 from zarrs_async._run import run
 from zarrs_async._stats import count_fallback
 from zarrs_async._stores import Description, bridged, describe, is_utf8, place, takes
 from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from zarr.abc.codec import Codec
     from zarr.abc.store import ByteGetter, ByteSetter, Store
+    from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
     from zarr.core.dtype import ZDType
     from zarr.core.indexing import SelectorTuple
@@ -273,6 +275,8 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
 
     def _choose(self, batch: list[Any], buffer: NDBuffer) -> _rust.NativeArray | None:
         """Give the engine's array for a batch; None, counted and said, where zarr's pipeline does it."""
+        if in_step():
+            return None
         native, cause = self.engine_for(batch, buffer)
         if native is not None or not cause:
             return native
@@ -315,19 +319,9 @@ def _default(metadata: ArrayMetadata) -> BatchedCodecPipeline:
     """Make zarr's own pipeline as zarr would have made it."""
     if isinstance(metadata, ArrayV2Metadata):
         codecs: Iterable[Codec] = [V2Codec(filters=metadata.filters, compressor=metadata.compressor)]
-        shape, config = metadata.chunks, ArrayConfig.from_dict({"order": metadata.order})
     else:
         codecs = metadata.codecs
-        shape = getattr(metadata.chunk_grid, "chunk_shape", (1,) * len(metadata.shape))
-        config = ArrayConfig.from_dict({})
-    spec = ArraySpec(
-        shape=shape,
-        dtype=metadata.dtype,
-        fill_value=metadata.fill_value,
-        config=config,
-        prototype=default_buffer_prototype(),
-    )
-    return _evolved(codecs, spec)
+    return _evolved(codecs, chunk_spec(metadata))
 
 
 def _evolved(codecs: Iterable[Codec], spec: ArraySpec) -> BatchedCodecPipeline:
@@ -346,7 +340,7 @@ def _names_chunks_as_zarr(metadata: ArrayMetadata) -> bool:
 
 
 def _native_array(
-    metadata: ArrayMetadata, codecs: Iterable[Codec], description: Description, options: Options
+    metadata: ArrayMetadata, codecs: Sequence[Codec], description: Description, options: Options
 ) -> _rust.NativeArray:
     """Make the engine's array.
 
@@ -355,9 +349,12 @@ def _native_array(
     NotImplementedError
         With the cause, when the engine cannot do it.
     """
+    layout = element(metadata)
+    described, steps = describe_codecs(metadata, codecs, layout)
     return _rust.NativeArray(
-        encoding(metadata, codecs),
-        element(metadata),
+        described,
+        steps,
+        layout,
         fill(metadata),
         description,
         {

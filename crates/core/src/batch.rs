@@ -56,6 +56,8 @@ pub struct Spec {
     pub(crate) nbytes: usize,
     /// Bytes that the encoded chunk cannot exceed.
     pub(crate) max_encoded: u64,
+    /// Bytes that it does not exceed but where a foreign codec makes more of them than others would.
+    pub(crate) usual_encoded: u64,
     decoding: Arc<Decoding>,
 }
 
@@ -145,6 +147,7 @@ impl Spec {
         Self {
             nbytes: chunk.nbytes().unwrap_or_default(),
             max_encoded: 0,
+            usual_encoded: 0,
             chunk,
             decoding: Arc::new(Decoding {
                 metadata: String::new(),
@@ -211,6 +214,7 @@ impl Array {
             .ok_or_else(|| Error::unsupported("chunks beyond memory"))?;
         Ok(Spec {
             max_encoded: self.layout.max_encoded(&chunk),
+            usual_encoded: self.layout.usual_encoded(&chunk),
             chunk,
             nbytes,
             decoding: Arc::clone(&self.decoding),

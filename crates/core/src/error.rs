@@ -33,6 +33,18 @@ pub enum Error {
         /// What was wrong.
         reason: Arc<str>,
     },
+    /// A foreign codec failed.
+    #[error("chunk {key:?} cannot be {operation} by codec {codec:?}: {source}")]
+    Foreign {
+        /// Key of the chunk or shard.
+        key: Arc<str>,
+        /// Name of the codec.
+        codec: Arc<str>,
+        /// `decoded` or `encoded`.
+        operation: &'static str,
+        /// What the codec's own code raised.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// There is no memory for a chunk, or for the table of a shard's subchunks.
     #[error(
         "chunk {key:?} needs {nbytes} bytes of memory at once, which cannot be had; rewrite the array with smaller chunks, or read it where there is more memory"
@@ -171,6 +183,7 @@ impl Error {
     pub(crate) fn at(mut self, chunk: &Arc<str>) -> Self {
         if let Self::Decode { key, .. }
         | Self::Encode { key, .. }
+        | Self::Foreign { key, .. }
         | Self::Internal { key, .. }
         | Self::Memory { key, .. } = &mut self
         {

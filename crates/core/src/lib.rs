@@ -41,6 +41,7 @@ mod write;
 
 pub use batch::{Array, Batch, BatchError, Item, Settings, Spec};
 pub use codec::element::{ChunkSpec, Element, Kind};
+pub use codec::foreign::ForeignCodec;
 pub use codec::layout::Layout;
 pub use copy::buffer::OutBuffer;
 pub use copy::positions::Positions;

@@ -44,6 +44,8 @@ counters! {
     chunks_decoded,
     /// Chunks and subchunks encoded.
     chunks_encoded,
+    /// Calls of codecs that Python runs.
+    python_codec_calls,
     /// Chunks that were not there and read as the fill value.
     chunks_missing,
     /// Chunks, ranges and indexes that a batch got from another batch's fetch.

@@ -8,16 +8,17 @@ use numpy::PyUntypedArray;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use pyo3_async_runtimes::TaskLocals;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use zarrs_async_core::{
-    Array, Batch, Element, Error, Kind, Layout, OutBuffer, Settings, read, write,
+    Array, Batch, Element, Error, ForeignCodec, Kind, Layout, OutBuffer, Settings, read, write,
 };
 
 use crate::batch::{self, Context};
 use crate::call;
+use crate::codec::PyCodec;
 use crate::errors;
 use crate::interpreter::{Message, Outcome};
 use crate::process::Process;
@@ -28,11 +29,15 @@ use crate::store::Description;
 /// Parameters
 /// ----------
 /// metadata : str
-///     How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order`` and ``ndim``
-///     of Zarr v2.
+///     How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order``, ``ndim`` and
+///     ``first`` of Zarr v2. ``{"name": "foreign", "configuration": {"number": n}}`` in place of a codec, or
+///     of the first codecs of a chain, is the step of that number; so are ``{"id": "foreign", "number": n}``
+///     as a compressor and the number that is ``first``.
+/// steps : list
+///     The array's codecs that Python runs, each a ``zarrs_async._codecs.Step``.
 /// element : tuple[int, str, int, bool]
-///     Bytes of one element, how it compares (``"bits"``, ``"float"`` or ``"complex"``), bytes of
-///     the parts that a change of byte order reverses, and whether it is big-endian in memory.
+///     Bytes of one element, how it compares (``"bits"``, ``"float"``, ``"complex"`` or ``"foreign"``),
+///     bytes of the parts that a change of byte order reverses, and whether it is big-endian in memory.
 /// fill : bytes
 ///     The fill value, one element.
 /// store : dict
@@ -50,6 +55,8 @@ use crate::store::Description;
 pub(crate) struct NativeArray {
     process: Arc<Process>,
     layout: Layout,
+    /// Names of the codecs that Python runs.
+    steps: Vec<String>,
     /// What `layout` was made from.
     metadata: String,
     element: Element,
@@ -76,6 +83,7 @@ impl NativeArray {
     #[new]
     fn new(
         metadata: &str,
+        steps: Vec<Bound<'_, PyAny>>,
         element: (usize, String, usize, bool),
         fill: Vec<u8>,
         store: &Bound<'_, PyDict>,
@@ -86,6 +94,7 @@ impl NativeArray {
             "float" => Kind::Float,
             "complex" => Kind::Complex,
             "bits" => Kind::Bits,
+            "foreign" => Kind::Foreign,
             other => {
                 let message = format!("elements do not compare as {other:?}");
                 return Err(PyValueError::new_err(message));
@@ -102,7 +111,13 @@ impl NativeArray {
         };
         let parsed: serde_json::Value = serde_json::from_str(metadata)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let layout = layout(&parsed, &element).map_err(|error| errors::raise(&error))?;
+        let process = Process::current()?;
+        let steps = steps.iter().map(|step| {
+            PyCodec::new(step, &process).map(|codec| -> Arc<dyn ForeignCodec> { Arc::new(codec) })
+        });
+        let steps: Vec<_> = steps.collect::<PyResult<_>>()?;
+        let layout = layout(&parsed, &element, &steps).map_err(|error| errors::raise(&error))?;
+        let steps = steps.iter().map(|step| step.name().to_owned()).collect();
         let setting = |name: &str| -> PyResult<Bound<'_, PyAny>> {
             settings
                 .get_item(name)?
@@ -115,12 +130,12 @@ impl NativeArray {
             hedge_factor: setting("hedge_factor")?.extract()?,
         };
         let coalesce = setting("coalesce")?.extract()?;
-        let process = Process::current()?;
         let store = Description::extract(store, &process)?;
         let array = Mutex::new(None);
         Ok(Self {
             process,
             layout,
+            steps,
             metadata: metadata.to_owned(),
             element,
             fill,
@@ -220,6 +235,12 @@ impl NativeArray {
     #[getter]
     const fn bridged(&self) -> bool {
         matches!(self.store, Description::Foreign(_))
+    }
+
+    /// Names of the steps that Python runs.
+    #[getter]
+    fn python_codecs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.steps)
     }
 
     /// How chunks are encoded, in one line.
@@ -360,15 +381,36 @@ fn spawn(
     Ok((task, ended))
 }
 
+/// Tell whether the engine itself knows all codecs of an array, with their settings.
+///
+/// Parameters
+/// ----------
+/// metadata : str
+///     How chunks are encoded, as for `NativeArray`.
+/// size : int
+///     Bytes of one element.
+/// big_endian : bool
+///     Whether elements are big-endian in memory.
+#[pyfunction]
+pub(crate) fn is_native(metadata: &str, size: usize, big_endian: bool) -> PyResult<bool> {
+    let metadata =
+        serde_json::from_str(metadata).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let element = Element {
+        size,
+        kind: Kind::Bits,
+        swap_unit: size,
+        big_endian,
+    };
+    Ok(layout(&metadata, &element, &[]).is_ok())
+}
+
 fn layout(
     metadata: &serde_json::Value,
     element: &Element,
-) -> Result<Layout, zarrs_async_core::Error> {
+    foreign: &[Arc<dyn ForeignCodec>],
+) -> Result<Layout, Error> {
     if metadata["codecs"].is_array() {
-        return Layout::from_v3(&metadata["codecs"], element.big_endian);
+        return Layout::from_v3(&metadata["codecs"], element.big_endian, foreign);
     }
-    let ndim = metadata["ndim"].as_u64().unwrap_or(0);
-    let ndim = usize::try_from(ndim).unwrap_or(0);
-    let fortran = metadata["order"] == "F";
-    Layout::from_v2(&metadata["compressor"], fortran, ndim, element)
+    Layout::from_v2(metadata, element, foreign)
 }

@@ -46,9 +46,7 @@ pub(crate) fn shutdown() -> PyErr {
 }
 
 fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
-    if let Error::Store(failure) = error
-        && let Some(raised) = own(py, failure)?
-    {
+    if let Some(raised) = own(py, error)? {
         return Ok(raised);
     }
     let details = PyDict::new(py);
@@ -70,6 +68,21 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
             details.set_item("codec", &**codec)?;
             details.set_item("reason", &**reason)?;
             if matches!(error, Error::Decode { .. }) {
+                "ChunkDecodeError"
+            } else {
+                "ChunkEncodeError"
+            }
+        }
+        Error::Foreign {
+            key,
+            codec,
+            operation,
+            source,
+        } => {
+            details.set_item("key", &**key)?;
+            details.set_item("codec", &**codec)?;
+            details.set_item("reason", source.to_string())?;
+            if *operation == "decoded" {
                 "ChunkDecodeError"
             } else {
                 "ChunkEncodeError"
@@ -98,9 +111,26 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     Ok(raised)
 }
 
-/// What a Python store raised, with a note that names operation and key: whoever knows the store catches it.
-fn own(py: Python<'_>, failure: &StoreError) -> PyResult<Option<PyErr>> {
-    let source = failure.source.as_ref();
+/// What a Python store or codec raised, with a note that says what failed: whoever knows it catches it.
+fn own(py: Python<'_>, error: &Error) -> PyResult<Option<PyErr>> {
+    let (source, note) = match error {
+        Error::Store(failure) => {
+            let (operation, key, store) = (failure.operation, &failure.key, &failure.store);
+            let note = format!("zarrs_async: {operation} of {key:?} in {store} failed");
+            (failure.source.as_ref(), note)
+        }
+        Error::Foreign {
+            key,
+            codec,
+            operation,
+            source,
+        } => {
+            let note =
+                format!("zarrs_async: chunk {key:?} cannot be {operation} by codec {codec:?}");
+            (Some(source), note)
+        }
+        _ => return Ok(None),
+    };
     let Some(raised) = source.and_then(|source| source.downcast_ref::<PyErr>()) else {
         return Ok(None);
     };
@@ -108,10 +138,6 @@ fn own(py: Python<'_>, failure: &StoreError) -> PyResult<Option<PyErr>> {
     if !raised.is_instance_of::<PyException>(py) || raised.is_instance_of::<PyStopIteration>(py) {
         return Ok(None);
     }
-    let note = format!(
-        "zarrs_async: {} of {:?} in {} failed",
-        failure.operation, failure.key, failure.store
-    );
     // The exception of a shared fetch is raised in every batch that waits.
     let notes = raised.value(py).getattr_opt(intern!(py, "__notes__"))?;
     if !notes.is_some_and(|notes| notes.contains(&note).unwrap_or(false)) {

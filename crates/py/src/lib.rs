@@ -13,6 +13,7 @@ mod batch;
 mod bridge;
 mod buffer;
 mod call;
+mod codec;
 mod errors;
 mod indexing;
 mod interpreter;
@@ -24,7 +25,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use super::array::{NativeArray, Running};
+    use super::array::{NativeArray, Running, is_native};
     #[pymodule_export]
     use super::bridge::Reply;
     #[pymodule_export]

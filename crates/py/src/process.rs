@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use tokio::runtime::Runtime;
 use zarrs_async_core::{Engine, Limits};
 
+use crate::codec::Calls;
 use crate::errors;
 use crate::interpreter::Interpreter;
 
@@ -28,6 +29,8 @@ pub(crate) struct Process {
     runtime: Mutex<Option<Runtime>>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) interpreter: Interpreter,
+    /// Calls of Python's codecs.
+    pub(crate) calls: Arc<Calls>,
 }
 
 impl Process {
@@ -71,6 +74,7 @@ impl Process {
             runtime: Mutex::new(Some(runtime)),
             engine,
             interpreter,
+            calls: Arc::default(),
         })
     }
 
@@ -184,6 +188,7 @@ pub(crate) fn shutdown(py: Python<'_>) {
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(SHUTDOWN);
         }
+        process.calls.end();
         // A thread that is still in the interpreter when that ends takes the process with it.
         process.interpreter.stop(Instant::now() + SHUTDOWN);
     });

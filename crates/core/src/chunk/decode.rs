@@ -174,7 +174,9 @@ fn place_chunk(
     work.stats.chunks_decoded.add(1);
     let strides = chain.strides(spec);
     let size = spec.element.size;
+    // A foreign codec may wait, and must not keep a buffer that is being closed.
     if let [want] = wants
+        && !chain.is_foreign()
         && let Some((offset, len)) = straight(want.selection, spec, &strides)
     {
         let Some(access) = want.out.enter() else {

@@ -86,16 +86,19 @@ fn update_chunk(
     let strides = chain.strides(spec);
     let work = values.work;
     let gone = || Error::Stopped("its values are gone".into());
-    let access = values.buffer.enter().ok_or_else(gone)?;
+    let enter = || values.buffer.enter().ok_or_else(gone);
     let mut encode = |decoded: &[u8]| {
-        if !values.write_empty && spec.is_empty(decoded) {
+        if !values.write_empty && chain.is_empty(spec, decoded)? {
             return Ok(false);
         }
         work.stats.chunks_encoded.add(1);
         chain.encode(spec, decoded, into).map(|()| true)
     };
-    if let Some((offset, len)) = straight(selection, spec, &strides) {
-        return encode(access.slice(offset, len));
+    // A foreign codec may wait, and must not keep a buffer that is being closed.
+    if !chain.is_foreign()
+        && let Some((offset, len)) = straight(selection, spec, &strides)
+    {
+        return encode(enter()?.slice(offset, len));
     }
     with_decoded(|scratch| {
         resize(scratch, nbytes)?;
@@ -108,9 +111,11 @@ fn update_chunk(
             None => spec.fill_into(scratch),
         }
         let size = spec.element.size;
+        let access = enter()?;
         runs(selection, &strides, size, |run| {
             access.gather(scratch, run, size);
         });
+        drop(access);
         encode(scratch)
     })
 }
@@ -271,7 +276,7 @@ mod tests {
         let codecs = json!([{"name": "sharding_indexed", "configuration": {
             "chunk_shape": [1], "codecs": [{"name": "bytes"}],
             "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}]}}]);
-        let layout = Layout::from_v3(&codecs, false).unwrap();
+        let layout = Layout::from_v3(&codecs, false, &[]).unwrap();
         let spec = ChunkSpec {
             shape: vec![64],
             element: Element {

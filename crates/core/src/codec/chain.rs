@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use zarrs::metadata::v3::MetadataV3;
 
-use crate::codec::element::{ChunkSpec, c_strides};
+use crate::codec::element::{ChunkSpec, Kind, c_strides};
+use crate::codec::foreign::ForeignCodec;
 use crate::codec::stage::{DecodeOptions, Stage, same_size, stage_sizes};
 use crate::error::Error;
 use crate::memory::{append, resize};
@@ -28,11 +29,16 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Builds the chain that `codecs` name, for elements held in `big_endian` memory.
+    /// Builds the chain that `codecs` name, for elements held in `big_endian` memory; a codec called
+    /// `foreign` stands for the one of that `number` in `foreign`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the codec that is not known here.
-    pub fn new(codecs: &[MetadataV3], big_endian: bool) -> Result<Self, Error> {
+    pub fn new(
+        codecs: &[MetadataV3],
+        big_endian: bool,
+        foreign: &[Arc<dyn ForeignCodec>],
+    ) -> Result<Self, Error> {
         let unsupported = |codec: &MetadataV3, why: &str| {
             Error::unsupported(format!("codec {:?}: {why}", codec.name()))
         };
@@ -65,11 +71,25 @@ impl Chain {
                 "sharding_indexed" => {
                     return Err(unsupported(codec, "beside other codecs"));
                 }
+                "foreign" => {
+                    let number = setting("number").and_then(index);
+                    let foreign = number.and_then(|number| foreign.get(number));
+                    let foreign = foreign.ok_or_else(|| unsupported(codec, "there is none"))?;
+                    // The first codecs of a chain, as one.
+                    swap = swap.or(Some(false));
+                    stages.push(Stage::Foreign(Arc::clone(foreign)));
+                }
                 _ if swap.is_none() => return Err(unsupported(codec, "before \"bytes\"")),
                 _ => stages.push(Stage::new(codec)?),
             }
         }
-        let names: Vec<&str> = codecs.iter().map(MetadataV3::name).collect();
+        let mut known = codecs.iter().map(MetadataV3::name);
+        let mut foreign = stages.iter().filter_map(Stage::foreign);
+        let names: Vec<&str> = std::iter::from_fn(|| match known.next()? {
+            "foreign" => foreign.next().map(|codec| codec.name()),
+            name => Some(name),
+        })
+        .collect();
         let names = names.join(", ").into();
         let swap = swap.ok_or_else(|| {
             Error::unsupported(format!("codecs {names:?} without one to \"bytes\""))
@@ -86,6 +106,22 @@ impl Chain {
     #[must_use]
     pub fn names(&self) -> &str {
         &self.names
+    }
+
+    /// Whether some of its codecs are foreign.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.stages.iter().any(|stage| stage.foreign().is_some())
+    }
+
+    /// Whether every element equals the fill value.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where a foreign codec is asked and fails.
+    pub(crate) fn is_empty(&self, spec: &ChunkSpec, decoded: &[u8]) -> Result<bool, Error> {
+        match (&spec.element.kind, self.stages.first()) {
+            (Kind::Foreign, Some(Stage::Foreign(codec))) => codec.is_empty(&spec.shape, decoded),
+            _ => Ok(spec.is_empty(decoded)),
+        }
     }
 
     /// Whether one codec hands a whole chunk to the next while it is encoded.
@@ -157,10 +193,10 @@ impl Chain {
         let sizes = stage_sizes(&self.stages, nbytes(spec)?);
         let mut bytes = Cow::Borrowed(encoded);
         for (stage, size) in self.stages.iter().zip(&sizes).skip(1).rev() {
-            bytes = stage.decode(bytes, *size, options)?;
+            bytes = stage.decode(bytes, *size, &spec.shape, options)?;
         }
         if let Some(stage) = self.stages.first() {
-            stage.decode_into(&bytes, decoded, options)?;
+            stage.decode_into(&bytes, decoded, &spec.shape, options)?;
         } else {
             same_size("bytes", bytes.len(), decoded.len())?;
             decoded.copy_from_slice(&bytes);
@@ -187,10 +223,10 @@ impl Chain {
         };
         for stage in stages {
             let mut encoded = Vec::new();
-            stage.encode(&bytes, &mut encoded)?;
+            stage.encode(&bytes, &spec.shape, &mut encoded)?;
             bytes = Cow::Owned(encoded);
         }
-        last.encode(&bytes, into)
+        last.encode(&bytes, &spec.shape, into)
     }
 }
 
@@ -315,7 +351,7 @@ mod tests {
         for json in CHAINS {
             let codecs = metadata(json);
             let (ours, zarrs) = (
-                Chain::new(&codecs, false).unwrap(),
+                Chain::new(&codecs, false, &[]).unwrap(),
                 Zarrs::new(&codecs, &spec),
             );
             assert_eq!(decoded, zarrs.decode(&encode(&ours, &spec, &decoded)));
@@ -333,7 +369,7 @@ mod tests {
             r#"[{"name":"transpose","configuration":{"order":[2,0,1]}},{"name":"bytes","configuration":{"endian":"little"}}]"#,
         );
         let spec = spec(&[2, 3, 4]);
-        let direct = Chain::new(&codecs, false).unwrap();
+        let direct = Chain::new(&codecs, false, &[]).unwrap();
         let plain: Vec<u8> = (0..24_u16).flat_map(u16::to_le_bytes).collect();
         let encoded = Zarrs::new(&codecs, &spec).encode(&plain);
         let strides = direct.strides(&spec);
@@ -356,7 +392,7 @@ mod tests {
         let spec = spec(&[3, 5, 7]);
         let decoded = vec![7; 210];
         for json in CHAINS {
-            let chain = Chain::new(&metadata(json), false).unwrap();
+            let chain = Chain::new(&metadata(json), false, &[]).unwrap();
             let encoded = encode(&chain, &spec, &decoded);
             for bytes in [
                 &encoded[..encoded.len() - 1],
@@ -380,7 +416,7 @@ mod tests {
             for outer in ["", STAGES[0], STAGES[1], STAGES[6], STAGES[7]] {
                 let comma = if outer.is_empty() { "" } else { "," };
                 let codecs = bytes_and(&format!("{inner}{comma}{outer}"));
-                let chain = Chain::new(&codecs, false).unwrap();
+                let chain = Chain::new(&codecs, false, &[]).unwrap();
                 let encoded = encode(&chain, &large, &vec![0; 32 << 20]);
                 let mut scratch = Vec::new();
                 let refused = chain.decode(&small, &encoded, &mut scratch, OPTIONS);
@@ -394,8 +430,8 @@ mod tests {
     #[test]
     fn a_window_larger_than_the_chunk_takes_no_memory() {
         let spec = spec(&[4]);
-        let chain = Chain::new(&bytes_and(&[STAGES[0]; 2].join(",")), false).unwrap();
-        let inner = Chain::new(&bytes_and(STAGES[0]), false).unwrap();
+        let chain = Chain::new(&bytes_and(&[STAGES[0]; 2].join(",")), false, &[]).unwrap();
+        let inner = Chain::new(&bytes_and(STAGES[0]), false, &[]).unwrap();
         let content = encode(&inner, &spec, &[7; 8]);
         // A window of 256 MiB, more than a stream may have, and one raw block.
         let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 18 << 3];
@@ -411,7 +447,7 @@ mod tests {
     #[test]
     fn a_long_chain_takes_no_more_memory_than_its_frames_declare() {
         let spec = spec(&[4]);
-        let chain = Chain::new(&bytes_and(&[STAGES[0]; 44].join(",")), false).unwrap();
+        let chain = Chain::new(&bytes_and(&[STAGES[0]; 44].join(",")), false, &[]).unwrap();
         let encoded = encode(&chain, &spec, &[7; 8]);
         let mut scratch = Vec::new();
         let decoded = chain.decode(&spec, &encoded, &mut scratch, OPTIONS);
@@ -427,7 +463,8 @@ mod tests {
                 if outer.contains("shuffle") && !inner.contains("shuffle") {
                     continue; // what is shuffled must be whole elements
                 }
-                let chain = Chain::new(&bytes_and(&format!("{inner},{outer}")), false).unwrap();
+                let chain =
+                    Chain::new(&bytes_and(&format!("{inner},{outer}")), false, &[]).unwrap();
                 let encoded = encode(&chain, &spec, &decoded);
                 let mut scratch = Vec::new();
                 let back = chain.decode(&spec, &encoded, &mut scratch, OPTIONS);
@@ -448,7 +485,7 @@ mod tests {
             for outer in ["", STAGES[0], STAGES[1]] {
                 let comma = if outer.is_empty() { "" } else { "," };
                 let codecs = bytes_and(&format!("{stage}{comma}{outer}"));
-                let chain = Chain::new(&codecs, false).unwrap();
+                let chain = Chain::new(&codecs, false, &[]).unwrap();
                 let good = encode(&chain, &spec, &decoded);
                 for _ in 0..300 {
                     let mut bad = good.clone();
@@ -473,7 +510,7 @@ mod tests {
     #[test]
     fn an_unknown_codec_is_named() {
         let codecs = metadata(r#"[{"name":"bytes"},{"name":"nonesuch"}]"#);
-        let error = Chain::new(&codecs, false).unwrap_err();
+        let error = Chain::new(&codecs, false, &[]).unwrap_err();
         assert!(
             matches!(&error, Error::Unsupported(text) if text.contains("nonesuch")),
             "{error}"

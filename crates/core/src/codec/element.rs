@@ -16,6 +16,8 @@ pub enum Kind {
     Float,
     /// Part by part as values (so that -0.0 is 0.0); numbers with a NaN in either part are equal.
     Complex,
+    /// As the array's foreign codecs say: structures that hold floating-point numbers.
+    Foreign,
 }
 
 /// The memory layout of one element, as it stands in the caller's array.
@@ -86,7 +88,7 @@ impl ChunkSpec {
         };
         match self.element.kind {
             Kind::Float if self.is_nan(&self.fill) => items().all(|item| self.is_nan(item)),
-            Kind::Bits | Kind::Float => identical(),
+            Kind::Bits | Kind::Float | Kind::Foreign => identical(),
             Kind::Complex => {
                 let nan = self.is_nan(&self.fill);
                 let fill = self.parts(&self.fill);

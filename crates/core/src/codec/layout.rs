@@ -4,12 +4,14 @@
 //! nothing behind this file knows of two formats.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use zarrs::metadata::v3::MetadataV3;
 
 use crate::codec::chain::Chain;
 use crate::codec::element::ChunkSpec;
+use crate::codec::foreign::ForeignCodec;
 use crate::codec::stage::max_encoded;
 use crate::error::Error;
 
@@ -51,46 +53,66 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming what is not known here.
-    pub fn from_v3(codecs: &Value, big_endian: bool) -> Result<Self, Error> {
+    pub fn from_v3(
+        codecs: &Value,
+        big_endian: bool,
+        foreign: &[Arc<dyn ForeignCodec>],
+    ) -> Result<Self, Error> {
         let parse = |error: serde_json::Error| Error::unsupported(format!("its metadata: {error}"));
         let codecs: Vec<MetadataV3> = serde_json::from_value(codecs.clone()).map_err(parse)?;
-        Self::new(&codecs, big_endian)
+        Self::new(&codecs, big_endian, foreign)
     }
 
-    /// From the `compressor` and `order` of Zarr v2 metadata without filters.
+    /// From the `compressor`, `order` and number of axes, `ndim`, of Zarr v2 metadata; where it has
+    /// filters, `first` is the number of the foreign codec that they, with the order, are.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the compressor that is not known here.
     pub fn from_v2(
-        compressor: &Value,
-        fortran: bool,
-        ndim: usize,
+        metadata: &Value,
         spec: &crate::codec::element::Element,
+        foreign: &[Arc<dyn ForeignCodec>],
     ) -> Result<Self, Error> {
         let mut codecs = Vec::new();
-        if fortran && ndim > 1 {
-            let order: Vec<usize> = (0..ndim).rev().collect();
-            codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
+        let (compressor, first) = (&metadata["compressor"], &metadata["first"]);
+        if first.is_null() {
+            let ndim = metadata["ndim"].as_u64().unwrap_or(0);
+            if metadata["order"] == "F" && ndim > 1 {
+                let order: Vec<u64> = (0..ndim).rev().collect();
+                codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
+            }
+            // The data type of a v2 array names its byte order, and so does the caller's array.
+            let endian = if spec.big_endian { "big" } else { "little" };
+            codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
+        } else {
+            codecs.push(json!({"name": "foreign", "configuration": {"number": first}}));
         }
-        // The data type of a v2 array names its byte order, and so does the caller's array.
-        let endian = if spec.big_endian { "big" } else { "little" };
-        codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
         if !compressor.is_null() {
             codecs.push(v2_compressor(compressor, spec.size)?);
         }
-        Self::from_v3(&Value::Array(codecs), spec.big_endian)
+        Self::from_v3(&Value::Array(codecs), spec.big_endian, foreign)
     }
 
-    fn new(codecs: &[MetadataV3], big_endian: bool) -> Result<Self, Error> {
+    fn new(
+        codecs: &[MetadataV3],
+        big_endian: bool,
+        foreign: &[Arc<dyn ForeignCodec>],
+    ) -> Result<Self, Error> {
         if let [codec] = codecs
             && codec.name() == "sharding_indexed"
         {
-            return Ok(Self::Shard(Box::new(Self::sharding(codec, big_endian)?)));
+            return Ok(Self::Shard(Box::new(Self::sharding(
+                codec, big_endian, foreign,
+            )?)));
         }
-        Chain::new(codecs, big_endian).map(Self::Chunk)
+        Chain::new(codecs, big_endian, foreign).map(Self::Chunk)
     }
 
-    fn sharding(codec: &MetadataV3, big_endian: bool) -> Result<Sharding, Error> {
+    fn sharding(
+        codec: &MetadataV3,
+        big_endian: bool,
+        foreign: &[Arc<dyn ForeignCodec>],
+    ) -> Result<Sharding, Error> {
         let setting = |name: &str| codec.configuration().and_then(|values| values.get(name));
         let invalid =
             |what: &str| Error::unsupported(format!("codec \"sharding_indexed\": its {what}"));
@@ -126,7 +148,7 @@ impl Layout {
         let codecs = parse(setting("codecs"), "codecs")?;
         Ok(Sharding {
             chunk_shape,
-            inner: Self::new(&codecs, big_endian)?,
+            inner: Self::new(&codecs, big_endian, foreign)?,
             location,
             checksum,
             big_endian_index,
@@ -159,8 +181,17 @@ impl Layout {
         }
     }
 
-    /// Bytes that an encoded chunk cannot exceed; indexes of shards come on top of what its codecs make.
+    /// Bytes that an encoded chunk cannot exceed; of foreign codecs nobody knows.
     pub(crate) fn max_encoded(&self, spec: &ChunkSpec) -> u64 {
+        if self.is_foreign() {
+            return u64::MAX;
+        }
+        self.usual_encoded(spec)
+    }
+
+    /// Bytes that an encoded chunk has at most, if its codecs behave as those do that are known here;
+    /// indexes of shards come on top of what they make.
+    pub(crate) fn usual_encoded(&self, spec: &ChunkSpec) -> u64 {
         let mut most = max_encoded(spec.nbytes().unwrap_or(usize::MAX)) as u64;
         let (mut layout, mut spec) = (self, spec.clone());
         let mut count = 1_u64;
@@ -171,6 +202,15 @@ impl Layout {
             (layout, spec) = (&sharding.inner, spec.with_shape(&sharding.chunk_shape));
         }
         most
+    }
+
+    /// Whether some of its codecs are foreign: they may wait, and an encoded chunk may have any size.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        match self {
+            Self::Chunk(chain) => chain.is_foreign(),
+            Self::Shard(sharding) => sharding.inner.is_foreign(),
+        }
     }
 
     /// Whether one codec hands a whole chunk to the next while it is encoded.
@@ -258,6 +298,7 @@ fn v2_compressor(compressor: &Value, itemsize: usize) -> Result<Value, Error> {
             "level": compressor["level"].as_i64().unwrap_or(0),
             "checksum": compressor["checksum"].as_bool().unwrap_or(false),
         }),
+        "foreign" => json!({"number": compressor["number"]}),
         "gzip" | "zlib" | "bz2" => json!({"level": compressor["level"].as_i64().unwrap_or(1)}),
         "blosc" => {
             // As numcodecs: where nothing is said, of the elements that there are.
@@ -304,7 +345,7 @@ mod tests {
             "index_location": "start"}}]);
         let outer = json!([{"name": "sharding_indexed", "configuration": {
             "chunk_shape": [4, 8], "codecs": inner, "index_codecs": index}}]);
-        let layout = Layout::from_v3(&outer, false).unwrap();
+        let layout = Layout::from_v3(&outer, false, &[]).unwrap();
         assert_eq!(
             "sharding_indexed of [4, 8] [sharding_indexed of [2, 2] [bytes]]",
             layout.describe()
@@ -332,7 +373,10 @@ mod tests {
             swap_unit: 4,
             big_endian: true,
         };
-        let v2 = |compressor: Value| Layout::from_v2(&compressor, true, 2, &element);
+        let v2 = |compressor: Value| {
+            let metadata = json!({"compressor": compressor, "order": "F", "ndim": 2});
+            Layout::from_v2(&metadata, &element, &[])
+        };
         let blosc = json!({"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": -1});
         let layout = v2(blosc).unwrap();
         assert_eq!("transpose, bytes, blosc", layout.describe());

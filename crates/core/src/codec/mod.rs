@@ -2,6 +2,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod element;
+pub(crate) mod foreign;
 pub(crate) mod layout;
 pub(crate) mod shard_index;
 pub(crate) mod stage;

@@ -147,7 +147,7 @@ mod tests {
         let codecs = json!([{"name": "sharding_indexed", "configuration": {
             "chunk_shape": [2], "codecs": [{"name": "bytes"}], "index_location": location,
             "index_codecs": [{"name": "bytes", "configuration": {"endian": endian}}, {"name": "crc32c"}]}}]);
-        let Layout::Shard(sharding) = Layout::from_v3(&codecs, false).unwrap() else {
+        let Layout::Shard(sharding) = Layout::from_v3(&codecs, false, &[]).unwrap() else {
             panic!("not a shard")
         };
         let element = Element {

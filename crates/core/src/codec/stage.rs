@@ -14,6 +14,7 @@ use zarrs::array::codec::api::{BytesToBytesCodecTraits, Codec};
 use zarrs::array::{BytesRepresentation, CodecOptions};
 use zarrs::metadata::v3::MetadataV3;
 
+use crate::codec::foreign::ForeignCodec;
 use crate::error::Error;
 use crate::memory::{append, reserve, resize, zeroed};
 
@@ -37,6 +38,7 @@ pub(crate) enum Stage {
     Shuffle(usize),
     Crc32c,
     Fletcher32,
+    Foreign(Arc<dyn ForeignCodec>),
 }
 
 /// Bytes that a stage decodes to.
@@ -44,6 +46,16 @@ pub(crate) enum Stage {
 pub(crate) enum Size {
     Exactly(usize),
     AtMost(usize),
+}
+
+impl Size {
+    fn check(self, codec: &str, got: usize) -> Result<(), Error> {
+        match self {
+            Self::Exactly(size) => same_size(codec, got, size),
+            Self::AtMost(limit) if got <= limit => Ok(()),
+            Self::AtMost(_) => Err(Error::decode(codec, "more bytes than a chunk can have")),
+        }
+    }
 }
 
 /// Settings of one pipeline that decoding heeds.
@@ -116,6 +128,8 @@ impl Stage {
             (Self::Crc32c | Self::Fletcher32, Size::AtMost(_)) => {
                 Size::AtMost(most.saturating_add(CHECKSUM))
             }
+            // Nothing is known of it.
+            (Self::Foreign(_), _) => Size::AtMost(isize::MAX as usize),
             _ => Size::AtMost(max_encoded(most)),
         }
     }
@@ -125,9 +139,15 @@ impl Stage {
         &self,
         encoded: &[u8],
         decoded: &mut [u8],
+        shape: &[u64],
         options: DecodeOptions,
     ) -> Result<(), Error> {
         match self {
+            Self::Foreign(codec) => codec.decode(shape, encoded, &mut |bytes| {
+                same_size(codec.name(), bytes.len(), decoded.len())?;
+                decoded.copy_from_slice(bytes);
+                Ok(())
+            }),
             Self::Zstd { .. } => {
                 let written = unzstd(encoded, decoded)?;
                 same_size(self.name(), written, decoded.len())
@@ -140,7 +160,7 @@ impl Stage {
             }
             Self::Blosc(_) | Self::Crc32c | Self::Fletcher32 => {
                 let size = Size::Exactly(decoded.len());
-                let bytes = self.decode(Cow::Borrowed(encoded), size, options)?;
+                let bytes = self.decode(Cow::Borrowed(encoded), size, shape, options)?;
                 same_size(self.name(), bytes.len(), decoded.len())?;
                 decoded.copy_from_slice(&bytes);
                 Ok(())
@@ -153,9 +173,18 @@ impl Stage {
         &self,
         encoded: Cow<'a, [u8]>,
         size: Size,
+        shape: &[u64],
         options: DecodeOptions,
     ) -> Result<Cow<'a, [u8]>, Error> {
         match (self, size) {
+            (Self::Foreign(codec), _) => {
+                let mut decoded = Vec::new();
+                codec.decode(shape, &encoded, &mut |bytes| {
+                    size.check(codec.name(), bytes.len())?;
+                    append(&mut decoded, bytes)
+                })?;
+                Ok(Cow::Owned(decoded))
+            }
             (Self::Crc32c, _) => strip_crc32c(encoded, options.validate_checksums),
             (Self::Fletcher32, _) => {
                 strip_checksum(self.name(), encoded, options.validate_checksums, fletcher32)
@@ -163,30 +192,29 @@ impl Stage {
             (Self::Blosc(zarrs), _) => unblosc(zarrs.as_ref(), encoded, size).map(Cow::Owned),
             (Self::Shuffle(_), _) => {
                 let mut decoded = zeroed(encoded.len())?;
-                self.decode_into(&encoded, &mut decoded, options)?;
+                self.decode_into(&encoded, &mut decoded, shape, options)?;
                 Ok(Cow::Owned(decoded))
             }
             (_, Size::Exactly(size)) => {
                 let mut decoded = zeroed(size)?;
-                self.decode_into(&encoded, &mut decoded, options)?;
+                self.decode_into(&encoded, &mut decoded, shape, options)?;
                 Ok(Cow::Owned(decoded))
             }
             // Not as a stream, which takes the window that the bytes declare: 128 MiB for any chunk.
             (Self::Zstd { .. }, Size::AtMost(limit)) => {
-                let declared = zstd::zstd_safe::get_frame_content_size(&encoded);
-                let declared = declared.ok().flatten();
-                let declared = declared.and_then(|size| usize::try_from(size).ok());
-                let mut decoded = Vec::new();
-                reserve(&mut decoded, declared.map_or(limit, |size| size.min(limit)))?;
-                unzstd(&encoded, &mut decoded)?;
-                Ok(Cow::Owned(decoded))
+                unzstd_at_most(&encoded, limit).map(Cow::Owned)
             }
             (_, Size::AtMost(limit)) => self.grow(&encoded, limit).map(Cow::Owned),
         }
     }
 
     /// Encodes to the end of `into`.
-    pub(crate) fn encode(&self, decoded: &[u8], into: &mut Vec<u8>) -> Result<(), Error> {
+    pub(crate) fn encode(
+        &self,
+        decoded: &[u8],
+        shape: &[u64],
+        into: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let refused = |error: std::io::Error| Error::encode(self.name(), error);
         match self {
             Self::Zstd { level, checksum } => enzstd(decoded, *level, *checksum, into),
@@ -228,6 +256,15 @@ impl Stage {
                 append(into, decoded)?;
                 append(into, &fletcher32(decoded).to_le_bytes())
             }
+            Self::Foreign(codec) => codec.encode(shape, decoded, &mut |bytes| append(into, bytes)),
+        }
+    }
+
+    /// The codec, where it is foreign.
+    pub(crate) fn foreign(&self) -> Option<&dyn ForeignCodec> {
+        match self {
+            Self::Foreign(codec) => Some(codec.as_ref()),
+            _ => None,
         }
     }
 
@@ -283,8 +320,9 @@ impl Stage {
         Err(Error::decode(self.name(), reason))
     }
 
-    const fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
+            Self::Foreign(codec) => codec.name(),
             Self::Zstd { .. } => "zstd",
             Self::Gzip(_) => "gzip",
             Self::Zlib(_) => "zlib",
@@ -412,6 +450,24 @@ fn unzstd(
             decompressor.decompress_to_buffer(encoded, decoded)
         })
         .map_err(|error: std::io::Error| Error::decode("zstd", error))
+}
+
+/// Decodes a frame that need not declare its size.
+fn unzstd_at_most(encoded: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
+    /// What a frame becomes, as a first guess.
+    const RATIO: usize = 8;
+    let declared = zstd::zstd_safe::get_frame_content_size(encoded);
+    let declared = declared.ok().flatten();
+    let declared = declared.and_then(|size| usize::try_from(size).ok());
+    let mut decoded = Vec::new();
+    let mut room = declared.unwrap_or(RATIO * encoded.len()).min(limit);
+    loop {
+        reserve(&mut decoded, room)?;
+        match unzstd(encoded, &mut decoded) {
+            Err(_) if declared.is_none() && room < limit => room = (2 * room).min(limit),
+            done => return done.map(|_| decoded),
+        }
+    }
 }
 
 fn enzstd(decoded: &[u8], level: i32, checksum: bool, into: &mut Vec<u8>) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use crate::chunk::decode::Work;
 use crate::engine::Engine;
 use crate::limits::bound::Bound;
 use crate::limits::permits::{CpuPermit, Permits};
+use crate::limits::pool::Pool;
 
 /// Jobs of at most this many decoded bytes run where their body arrived: they take some ten microseconds,
 /// and to wake a thread of the pool takes as long.
@@ -53,6 +54,8 @@ pub(crate) struct Jobs {
     cpu: Arc<Bound>,
     /// Whether one shard may use several threads.
     spread: bool,
+    /// Whether the array has foreign codecs.
+    foreign: bool,
 }
 
 impl Jobs {
@@ -61,12 +64,22 @@ impl Jobs {
             engine: Arc::clone(engine),
             cpu: engine.admission.cpu_of_batch(),
             spread: engine.spread(&batch.array, batch.items.len()),
+            foreign: batch.array.layout.is_foreign(),
         }
     }
 
     /// Waits for the right to run one job.
     pub(crate) async fn cpu(&self) -> CpuPermit {
-        self.engine.admission.cpu(&self.cpu).await
+        self.engine.admission.cpu(&self.cpu, self.foreign).await
+    }
+
+    /// The threads that run the jobs.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        if self.foreign {
+            self.engine.foreign_pool()
+        } else {
+            self.engine.pool()
+        }
     }
 
     /// What a job on chunks of this array needs besides data.
@@ -85,12 +98,12 @@ impl Jobs {
         nbytes: usize,
         job: impl FnOnce(&Self) + Send + 'static,
     ) {
-        if nbytes <= INLINE_BYTES {
+        if nbytes <= INLINE_BYTES && !self.foreign {
             job(&self);
             return;
         }
         let cpu = self.cpu().await;
-        let pool = self.engine.pool();
+        let pool = self.pool();
         let job = move || {
             job(&self);
             drop((permits, cpu));

@@ -48,6 +48,8 @@ pub struct Engine {
     pub(crate) writes_ended: AtomicU64,
     limits: RwLock<Limits>,
     pool: RwLock<Arc<Pool>>,
+    /// Threads that run foreign codecs, from their first use.
+    foreign_pool: RwLock<Option<Arc<Pool>>>,
     stores: Registry,
     clients: HttpClients,
 }
@@ -71,7 +73,8 @@ impl Engine {
             locks: Arc::default(),
             writes_ended: AtomicU64::new(0),
             limits: RwLock::new(limits),
-            pool: RwLock::new(Arc::new(Pool::new(limits.threads)?)),
+            pool: RwLock::new(Arc::new(Pool::new("cpu", limits.threads)?)),
+            foreign_pool: RwLock::default(),
             stores: Registry::default(),
         }))
     }
@@ -82,8 +85,9 @@ impl Engine {
     /// [`Error::Invalid`] when the threads cannot be started.
     pub fn resize(&self, limits: Limits) -> Result<(), Error> {
         if self.pool().threads() != limits.threads {
-            let pool = Arc::new(Pool::new(limits.threads)?);
+            let pool = Arc::new(Pool::new("cpu", limits.threads)?);
             *self.pool.write() = pool;
+            *self.foreign_pool.write() = None;
         }
         self.admission
             .resize(limits.memory_bytes, limits.requests, limits.threads);
@@ -125,6 +129,19 @@ impl Engine {
 
     pub(crate) fn pool(&self) -> Arc<Pool> {
         Arc::clone(&self.pool.read())
+    }
+
+    /// Threads for jobs that may wait; the others, where none can be started.
+    pub(crate) fn foreign_pool(&self) -> Arc<Pool> {
+        if let Some(pool) = &*self.foreign_pool.read() {
+            return Arc::clone(pool);
+        }
+        let mut kept = self.foreign_pool.write();
+        match (&*kept, Pool::new("foreign", self.pool().threads())) {
+            (Some(pool), _) => Arc::clone(pool),
+            (None, Ok(pool)) => Arc::clone(kept.insert(Arc::new(pool))),
+            (None, Err(_)) => self.pool(),
+        }
     }
 
     /// Whether one chunk of `count` may use several threads: the balance of chunk and codec concurrency

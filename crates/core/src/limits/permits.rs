@@ -96,6 +96,8 @@ pub(crate) struct Admission {
     /// Local units that hold bytes: few, since only those that run use them.
     local: Arc<Bound>,
     cpu: Arc<Bound>,
+    /// Jobs with foreign codecs, whose code may call the engine again.
+    foreign_cpu: Arc<Bound>,
 }
 
 /// What one unit holds while it runs.
@@ -128,6 +130,7 @@ impl Admission {
             adaptive,
             local: Bound::new(local_permits(threads)),
             cpu: Bound::new(cpu_permits(threads)),
+            foreign_cpu: Bound::new(cpu_permits(threads)),
         }
     }
 
@@ -136,6 +139,7 @@ impl Admission {
         self.adaptive.set(requests);
         self.local.resize(local_permits(threads));
         self.cpu.resize(cpu_permits(threads));
+        self.foreign_cpu.resize(cpu_permits(threads));
         for bounds in self.foreign.lock().values().filter_map(Weak::upgrade) {
             bounds.bytes.resize(grains(bytes));
             bounds.requests.resize(self.native.requests.size());
@@ -202,12 +206,17 @@ impl Admission {
         }
     }
 
-    /// Waits for the right to run one CPU job.
-    pub(crate) async fn cpu(&self, of_batch: &Arc<Bound>) -> CpuPermit {
+    /// Waits for the right to run one CPU job, with `foreign` codecs or without.
+    pub(crate) async fn cpu(&self, of_batch: &Arc<Bound>, foreign: bool) -> CpuPermit {
         let of_batch = of_batch.take(1).await;
+        let of_all = if foreign {
+            &self.foreign_cpu
+        } else {
+            &self.cpu
+        };
         CpuPermit {
             _of_batch: of_batch,
-            _cpu: self.cpu.take(1).await,
+            _cpu: of_all.take(1).await,
         }
     }
 
@@ -224,7 +233,7 @@ impl Admission {
             ("memory_kib", all().map(|bounds| bounds.bytes.held()).sum()),
             ("requests", all().map(|bounds| bounds.requests.held()).sum()),
             ("local_units", self.local.held()),
-            ("cpu_jobs", self.cpu.held()),
+            ("cpu_jobs", self.cpu.held() + self.foreign_cpu.held()),
         ]
     }
 

@@ -16,10 +16,11 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(threads: usize) -> Result<Self, Error> {
+    /// `purpose` is part of the threads' names.
+    pub(crate) fn new(purpose: &'static str, threads: usize) -> Result<Self, Error> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(|at| format!("zarrs-async-cpu-{at}"))
+            .thread_name(move |at| format!("zarrs-async-{purpose}-{at}"))
             .build()
             .map(|pool| Self { pool })
             .map_err(|error| {
@@ -87,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_the_pool_goes_on() {
-        let pool = Pool::new(1).unwrap();
+        let pool = Pool::new("test", 1).unwrap();
         let error = pool
             .run(|| -> Result<(), Error> { panic!("odd bytes") })
             .await

@@ -154,7 +154,7 @@ mod tests {
 
     /// A batch of chunks of `len` bytes, each with one selection.
     fn batch(codecs: &serde_json::Value, len: u64, selections: &[Selection]) -> Batch {
-        let layout = Layout::from_v3(codecs, false).unwrap();
+        let layout = Layout::from_v3(codecs, false, &[]).unwrap();
         let settings = Settings {
             chunk_concurrent_maximum: None,
             chunk_concurrent_minimum: 4,
@@ -189,7 +189,7 @@ mod tests {
     /// A shard of uint8 with four subchunks of ten, of which the third is not stored.
     fn shard() -> (Box<Sharding>, ShardIndex) {
         let codecs = shards(&[10], &bytes());
-        let Layout::Shard(sharding) = Layout::from_v3(&codecs, false).unwrap() else {
+        let Layout::Shard(sharding) = Layout::from_v3(&codecs, false, &[]).unwrap() else {
             panic!("not a shard")
         };
         let mut index = ShardIndex::absent(4).unwrap();

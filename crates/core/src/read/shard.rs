@@ -263,7 +263,7 @@ impl Reader {
             }
             Ok(())
         };
-        self.jobs.engine.pool().run(job).await
+        self.jobs.pool().run(job).await
     }
 }
 

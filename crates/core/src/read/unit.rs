@@ -39,7 +39,7 @@ pub(crate) async fn read_files(
     let permits = jobs.engine.admission.admit_local(chunks, nbytes).await;
     let cpu = jobs.cpu().await;
     drop(turn);
-    let pool = jobs.engine.pool();
+    let pool = jobs.pool();
     let job = move || {
         for fetch in &fetches {
             fetch.begin();
@@ -58,16 +58,27 @@ pub(crate) async fn read_files(
 /// Fetches a whole object, then decodes it.
 pub(crate) async fn read_object(requests: Requests, fetch: Arc<ObjectFetch>, turn: Turn) {
     let spec = &fetch.spec;
+    let (array, key, nbytes) = (&fetch.array, &fetch.key, spec.nbytes);
+    let (mut turn, mut max_bytes) = (Some(turn), spec.usual_encoded);
     // The encoded bytes, and a decoded chunk that may have to stand aside before it is scattered.
-    let mut permits = requests.admit(&fetch.array, 2 * spec.nbytes as u64).await;
-    drop(turn);
-    fetch.begin();
-    let (array, key) = (&fetch.array, &fetch.key);
-    let fetched = requests
-        .get(array, key, &Part::Whole, spec.max_encoded, None)
-        .await;
-    permits.release_request();
-    let nbytes = spec.nbytes;
+    let mut memory = 2 * nbytes as u64;
+    let (fetched, permits) = loop {
+        let mut permits = requests.admit(array, memory).await;
+        drop(turn.take());
+        fetch.begin();
+        let fetched = requests
+            .get(array, key, &Part::Whole, max_bytes, None)
+            .await;
+        match fetched {
+            Ok(Get::Oversized(size)) if max_bytes < size && size <= spec.max_encoded => {
+                (max_bytes, memory) = (size, size + nbytes as u64);
+            }
+            fetched => {
+                permits.release_request();
+                break (fetched, permits);
+            }
+        }
+    };
     let decode = move |jobs: &Jobs| {
         deliver(&fetch, |waiters| {
             let (array, key, wants) = (&fetch.array, &fetch.key, wants(waiters));

@@ -270,7 +270,7 @@ mod tests {
             validate_checksums: true,
             hedge_factor: None,
         };
-        let layout = Layout::from_v3(&json!([{"name": "bytes"}]), false).unwrap();
+        let layout = Layout::from_v3(&json!([{"name": "bytes"}]), false, &[]).unwrap();
         let store = Store::Local(Arc::new(LocalStore::new("/".as_ref(), false)));
         let array = Array::new(store, layout, "", settings);
         let element = Element {

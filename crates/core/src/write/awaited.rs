@@ -93,7 +93,7 @@ impl Writer {
         let before = if self.is_whole(item) {
             None
         } else {
-            let max_bytes = item.spec.max_encoded.max(stored);
+            let max_bytes = item.spec.usual_encoded.max(stored);
             match requests
                 .get(array, &item.key, &Part::Whole, max_bytes, None)
                 .await?
@@ -104,7 +104,10 @@ impl Writer {
                     return Err(StoreError::changed(array.store_name(), &item.key).into());
                 }
                 // A shard may hold any number of bytes that belong to no subchunk.
-                Get::Oversized(size) if matches!(array.layout, Layout::Shard(_)) => {
+                Get::Oversized(size)
+                    if matches!(array.layout, Layout::Shard(_))
+                        || size <= item.spec.max_encoded =>
+                {
                     return Ok(Attempt::Larger(size));
                 }
                 Get::Oversized(size) => {
@@ -189,7 +192,7 @@ impl Writer {
             drop(cpu);
             done
         };
-        let done = self.jobs.engine.pool().run(job).await;
+        let done = self.jobs.pool().run(job).await;
         done.map_err(|error| error.at(key))
     }
 

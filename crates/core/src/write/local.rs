@@ -81,7 +81,7 @@ impl Writer {
             Ok(())
         };
         // The job has noted its outcomes.
-        self.jobs.engine.pool().run(job).await.ok();
+        self.jobs.pool().run(job).await.ok();
     }
 
     fn write_file(
