@@ -17,7 +17,7 @@ class Logged(TypedDict):
     """One request in the log, in the order of arrival.
 
     `status` is None until the head of the answer is sent, `nbytes` counts the bytes of the body that were sent,
-    `aborted` says that the client went away first, and `connection` numbers the connections.
+    `aborted` says that the client went away first, `connection` numbers the connections, and `headers` are names only.
     """
 
     method: str
@@ -29,6 +29,7 @@ class Logged(TypedDict):
     nbytes: int
     aborted: bool
     connection: int
+    headers: list[str]
 
 
 class Stats(TypedDict):
@@ -91,6 +92,7 @@ class Counters:
             "nbytes": 0,
             "aborted": False,
             "connection": connection,
+            "headers": sorted(headers),
         }
         self.log.append(logged)
         self.changed()

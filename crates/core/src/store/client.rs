@@ -17,12 +17,12 @@ use lru::LruCache;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
-    ReqwestConnector,
 };
 use parking_lot::Mutex;
 
 use super::answer::Answer;
 use super::body::{Cut, Passing, Wanted, first_bytes, measured, stalled};
+use super::transport;
 use crate::limits::adaptive::AdaptiveBound;
 use crate::stats::Stats;
 
@@ -102,7 +102,7 @@ impl HttpConnector for Connector {
         if let Some(client) = kept.get(&settings) {
             return Ok(client.clone());
         }
-        let inner = ReqwestConnector::default().connect(options)?;
+        let inner = transport::connect(options)?;
         let client = self.clients.metered(inner, self.stall);
         kept.put(settings, client.clone());
         Ok(client)

@@ -93,7 +93,7 @@ impl RemoteConfig {
         let Ok(mut url) = Url::parse(named) else {
             return String::new();
         };
-        if is_true(self.setting(&AmazonS3ConfigKey::VirtualHostedStyleRequest)) {
+        if is_true(self.setting(&AmazonS3ConfigKey::VirtualHostedStyleRequest)) == Some(true) {
             // The bucket stands in the host then.
             let host = url.host_str().unwrap_or_default();
             let rest = host
@@ -138,8 +138,11 @@ fn http_service(url: &str) -> (String, String) {
     }
 }
 
-/// Whether `object_store` takes the value for true.
-fn is_true(value: Option<&str>) -> bool {
-    let value = value.map(str::to_ascii_lowercase);
-    matches!(value.as_deref(), Some("1" | "true" | "on" | "yes" | "y"))
+/// What `object_store` takes the value of a switch for: nothing where it is neither true nor false.
+pub(super) fn is_true(value: Option<&str>) -> Option<bool> {
+    match value.unwrap_or("false").to_ascii_lowercase().as_str() {
+        "1" | "true" | "on" | "yes" | "y" => Some(true),
+        "0" | "false" | "off" | "no" | "n" => Some(false),
+        _ => None,
+    }
 }

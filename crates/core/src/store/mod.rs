@@ -13,6 +13,7 @@ mod location;
 mod open;
 mod remote;
 mod retry;
+mod transport;
 
 use std::fmt::Debug;
 use std::ops::Range;
