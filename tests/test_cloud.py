@@ -182,6 +182,37 @@ async def test_cancelled_upload_in_parts_stores_nothing(bucket: Bucket, cloud_se
     assert np.asarray(await array.getitem(3)) == 0
 
 
+@pytest.mark.parametrize("exists", [False, True])
+async def test_write_to_a_leased_blob_is_an_error_at_once(
+    cloud_server: RangeServer, native: ModuleType, *, exists: bool
+) -> None:
+    """Nobody was faster: that the blob is leased is answered with the status of a condition that does not hold."""
+    content: dict[str, Any] = {"data": VALUES} if exists else {"shape": VALUES.shape, "dtype": "uint16"}
+    array = await created(buckets.azure(cloud_server), cloud_server, **content)
+    leased = {"x-ms-error-code": "LeaseIdMissing"}
+    cloud_server.config(rules=[Rule(action="status", path=CHUNK, method="PUT", status=412, headers=leased)])
+    for selection in (slice(0, 8), slice(None)):
+        with pytest.raises(native.exceptions.StoreError, match=r"LeaseIdMissing.*lease") as raised:
+            await array.setitem(selection, 7)
+        error = raised.value
+        assert (error.key, error.status, error.attempts) == ("c/0", 412, 1)
+    assert statuses(cloud_server, "PUT") == [412, 412]
+    np.testing.assert_array_equal(await array.getitem(Ellipsis), VALUES if exists else 0)
+
+
+async def test_put_that_is_refused_while_nobody_replaces_the_chunk_is_given_up(
+    bucket: Bucket, cloud_server: RangeServer, native: ModuleType
+) -> None:
+    array = await created(bucket, cloud_server)
+    cloud_server.config(rules=[Rule(action="status", path=CHUNK, method="PUT", status=412)])
+    with pytest.raises(native.exceptions.StoreError, match="nobody else has replaced it") as raised:
+        await array.setitem(slice(0, 8), 7)
+    # No conflict: to write once more would not help.
+    assert type(raised.value) is native.exceptions.StoreError
+    assert (raised.value.key, raised.value.attempts) == ("c/0", 20)
+    np.testing.assert_array_equal(await array.getitem(Ellipsis), VALUES)
+
+
 @pytest.mark.parametrize("layout", [{}, {"chunks": (8,), "shards": (64,)}], ids=["chunk", "shard"])
 async def test_write_that_empties_a_chunk_keeps_what_somebody_else_writes_meanwhile(
     bucket: Bucket, cloud_server: RangeServer, tmp_path: Path, layout: dict[str, Any]

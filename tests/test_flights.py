@@ -79,6 +79,19 @@ async def test_readers_of_one_chunk_through_arrays_of_their_own_share_one_fetch(
     assert range_server.stats()["requests"] == 1
 
 
+async def test_readers_through_urls_with_different_queries_share_nothing(range_server: RangeServer) -> None:
+    """What a query means is the server's to say: another right, or another object."""
+    stored(range_server.root / "a", VALUES, chunks=(1024,))
+    arrays = [await opened(range_server, f"a?of={name}") for name in "xy"]
+    range_server.reset_counts()
+    range_server.hold()
+    readers = [asyncio.create_task(array.getitem(...)) for array in arrays]
+    await range_server.wait_async(held=2)
+    range_server.release()
+    for got in await asyncio.gather(*readers):
+        np.testing.assert_array_equal(got, VALUES)
+
+
 async def test_readers_of_one_shard_share_index_and_data(range_server: RangeServer, native: ModuleType) -> None:
     array = await served(range_server, VALUES, chunks=(64,), shards=(1024,))
     before = native.stats()

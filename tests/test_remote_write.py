@@ -70,6 +70,22 @@ async def test_write_of_parts_reads_merges_and_puts(range_server: RangeServer, l
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+async def test_partial_writes_through_urls_with_different_queries_lose_nothing(
+    range_server: RangeServer, layout: dict[str, Any]
+) -> None:
+    remote.stored(range_server.root / "a", VALUES, **layout)
+    arrays = [await remote.opened(range_server, f"a?token={token}", mode="r+") for token in range(8)]
+    range_server.hold(path="c/0", method="GET")
+    writes = [asyncio.create_task(array.setitem(slice(9 * i, 9 * i + 9), i)) for i, array in enumerate(arrays)]
+    await range_server.wait_async(held=1)
+    range_server.release()
+    await asyncio.gather(*writes)
+    expected = VALUES.copy()
+    expected[:72] = np.repeat(np.arange(8), 9)
+    assert_stored(range_server, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 async def test_write_of_a_part_of_a_missing_chunk_fills_the_rest(
     range_server: RangeServer, layout: dict[str, Any]
 ) -> None:

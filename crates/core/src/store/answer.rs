@@ -49,6 +49,7 @@ const CODES: &[&str] = &[
     "InvalidSecurity",
     "InvalidToken",
     "KeyTooLongError",
+    LEASED,
     "MethodNotAllowed",
     "NoAuthenticationInformation",
     "NoSuchBucket",
@@ -76,6 +77,8 @@ const CODES: &[&str] = &[
 ];
 /// Codes that say of a 404 that the object is not what is missing.
 const NO_BUCKET: &[&str] = &["ContainerNotFound", "FilesystemNotFound", "NoSuchBucket"];
+/// Azure's code for a put of a blob that somebody has a lease on; with the status of a condition that does not hold.
+const LEASED: &str = "LeaseIdMissing";
 /// What Google's JSON says in place of a code.
 const NO_BUCKET_IN_WORDS: &str = "The specified bucket does not exist.";
 
@@ -92,6 +95,11 @@ impl Said {
     /// Whether the place where the object should be does not exist.
     pub(super) fn no_bucket(&self) -> bool {
         self.code.is_some_and(|code| NO_BUCKET.contains(&code))
+    }
+
+    /// Whether the object may only be replaced by whoever has a lease on it.
+    pub(super) fn leased(&self) -> bool {
+        self.code == Some(LEASED)
     }
 }
 

@@ -34,7 +34,8 @@ impl RemoteConfig {
 
     /// A number for the place, one for all spellings of it, and the path within it at which the store begins.
     ///
-    /// The prefix is not part of either. Nor is a URL's query, which is taken for a credential.
+    /// The prefix is not part of either. Nor is a URL's query: nobody can tell a credential of it, of which one object has
+    /// many, from what names an object. One lock for two objects makes a write wait; two locks for one lose what is written.
     pub(super) fn location(&self) -> (u64, String) {
         let (service, base) = self.service();
         let mut hasher = DefaultHasher::new();

@@ -236,11 +236,13 @@ impl RemoteStore {
                     .await
                 {
                     Ok(_) => Ok(Put::Done),
-                    // Without a condition, such an answer is about something else: a lease, for one.
+                    // Without a condition, such an answer is about something else.
                     Err(
                         object_store::Error::Precondition { .. }
                         | object_store::Error::AlreadyExists { .. },
-                    ) if mode != PutMode::Overwrite => Ok(Put::Conflict),
+                    ) if mode != PutMode::Overwrite && !Answer::last().leased() => {
+                        Ok(Put::Conflict)
+                    }
                     // The object that was to be replaced is gone.
                     Err(object_store::Error::NotFound { .. })
                         if matches!(mode, PutMode::Update(_)) && !Answer::last().no_bucket() =>

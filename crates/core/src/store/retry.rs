@@ -242,6 +242,9 @@ impl Failure {
             if status == 404 && self.said.no_bucket() {
                 let _ = write!(reason, ": {NoBucket}");
             }
+            if self.said.leased() {
+                reason.push_str(": somebody has a lease on the blob, and must release it first");
+            }
             return reason;
         }
         let words = self.last_words();

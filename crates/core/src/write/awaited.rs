@@ -8,13 +8,18 @@ use crate::batch::Item;
 use crate::chunk::encode::encode_empty;
 use crate::codec::layout::Layout;
 use crate::engine::requests::Requests;
-use crate::error::{Error, StoreError};
+use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::limits::permits::Permits;
 use crate::limits::turn::Turn;
 use crate::store::{Awaited, Condition, Fetched, Get, Part, Put, RemoteStore, Validator};
 
 /// How often a put may be refused because somebody else was faster.
 const TRIES: u32 = 100;
+/// How often in a row a put may be refused while nobody replaces the object: a service may refuse what another
+/// request to the same object is under way for, but not for ever.
+const TRIES_UNCHANGED: u32 = 20;
+const REFUSED_UNCHANGED: &str = "the store refuses to replace the object, though nobody else has replaced it: \
+    see whether it is locked, held or kept from changes";
 /// The longest pause before a refused put is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Requests beside its own that a large object's parts may use, as far as they are free.
@@ -23,8 +28,8 @@ const EXTRA_REQUESTS: usize = 7;
 /// What one attempt to replace an object came to.
 enum Attempt {
     Done,
-    /// Somebody else has replaced the object since it was read.
-    Conflict,
+    /// The put was refused for what it depends on: somebody else should have replaced the object since it was read.
+    Conflict(Condition),
     /// The stored shard has this many bytes, more than memory was reserved for.
     Larger(u64),
 }
@@ -51,6 +56,7 @@ impl Writer {
     ) -> Result<(), Error> {
         let item = &self.batch.items[index];
         let (mut turn, mut stored, mut conflicts) = (Some(turn), 0, 0);
+        let (mut refused, mut unchanged) = (None, 0);
         loop {
             let turn = match turn.take() {
                 Some(turn) => turn,
@@ -62,15 +68,24 @@ impl Writer {
             {
                 Attempt::Done => return Ok(()),
                 Attempt::Larger(size) => stored = size,
-                Attempt::Conflict => {
+                Attempt::Conflict(condition) => {
                     self.jobs.engine.stats.write_conflicts.add(1);
                     conflicts += 1;
-                    if conflicts == TRIES {
-                        return Err(StoreError {
-                            attempts: TRIES,
-                            ..self.conflict(item)
+                    let condition = Some(condition);
+                    unchanged = if condition == refused {
+                        unchanged + 1
+                    } else {
+                        1
+                    };
+                    refused = condition;
+                    if conflicts == TRIES || unchanged == TRIES_UNCHANGED {
+                        let mut error = self.conflict(item);
+                        error.attempts = conflicts;
+                        if unchanged == TRIES_UNCHANGED {
+                            error.kind = StoreErrorKind::Other;
+                            error.reason = REFUSED_UNCHANGED.into();
                         }
-                        .into());
+                        return Err(error.into());
                     }
                     tokio::time::sleep(pause(conflicts)).await;
                 }
@@ -136,7 +151,7 @@ impl Writer {
         let put = self.put(requests, index, writing, after, &condition, permits);
         Ok(match put.await? {
             Put::Done => Attempt::Done,
-            Put::Conflict => Attempt::Conflict,
+            Put::Conflict => Attempt::Conflict(condition),
         })
     }
 
