@@ -59,10 +59,11 @@ test-asan: cargo ## the engine's tests under AddressSanitizer
 fuzz: cargo ## fuzz targets, an hour each; make fuzz ARGS='--seconds 60 decode'
 	fuzz/run $(ARGS)
 
+# A process for each CPU; each starts servers of its own, hence no more than four.
 .PHONY: test-python
 test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k cancel'
 	@$(BIN)/python -c 'import platform, zarr; print("Python", platform.python_version(), "with zarr", zarr.__version__)'
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 .PHONY: test-oldest
 test-oldest: ## pytest on the oldest Python, with the newest zarr for it
