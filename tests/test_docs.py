@@ -8,6 +8,7 @@ that cannot run has the line ``<!-- not run: why -->`` above it.
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ import zarrs_async
 from zarrs_async import exceptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from types import ModuleType
 
     from support.servers import RangeServer, S3Server
@@ -131,46 +133,92 @@ def test_the_readme_shows_the_example_as_it_is(name: str) -> None:
     assert (ROOT / f"examples/{name}.py").read_text() in shown
 
 
-async def call(app: Any, scope: dict[str, Any]) -> list[dict[str, Any]]:
-    """Call an ASGI application, and return what it sent."""
-    sent: list[dict[str, Any]] = []
+class Client:
+    """A client of an ASGI application: what it sends, then its disconnection once that is set; and what it was sent."""
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "nothing more"}
+    def __init__(self, *messages: str) -> None:
+        self.messages = [{"type": message} for message in messages]
+        self.gone = asyncio.Event()
+        self.sent: list[dict[str, Any]] = []
 
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
+    async def receive(self) -> dict[str, Any]:
+        """Give the application the next message."""
+        if self.messages:
+            return self.messages.pop(0)
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
 
-    await app(scope, receive, send)
-    return sent
+    async def send(self, message: dict[str, Any]) -> None:
+        """Take what the application sends."""
+        self.sent.append(message)
 
 
-async def web_example(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Start the example of a web service; return its namespace and state."""
+async def web_example(url: str) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Start and end the example of a web service; return its namespace, what it sent, and its state."""
     path = ROOT / "examples/web.py"
     namespace: dict[str, Any] = {"__name__": "web"}
     await run(here(path.read_text(), url), str(path), namespace)
     state: dict[str, Any] = {}
-    started = await call(namespace["app"], {"type": "lifespan", "state": state})
-    assert [message["type"] for message in started] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    return namespace, state
+    server = Client("lifespan.startup", "lifespan.shutdown")
+    await namespace["app"]({"type": "lifespan", "state": state}, server.receive, server.send)
+    return namespace, server.sent, state
+
+
+async def started_web_example(url: str) -> tuple[dict[str, Any], Callable[[str, Client], Coroutine[Any, Any, None]]]:
+    """Start the example of a web service; return its namespace, and what lets a client ask it for a path."""
+    web, sent, state = await web_example(url)
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    async def ask(path: str, client: Client) -> None:
+        await web["app"]({"type": "http", "path": path, "state": state}, client.receive, client.send)
+
+    return web, ask
 
 
 async def test_the_web_example_answers_with_a_plane(url: str, volume: npt.NDArray[np.uint16]) -> None:
-    web, state = await web_example(url)
-    start, body = await call(web["app"], {"type": "http", "path": "/17", "state": state})
-    assert start["status"] == 200
-    assert body["body"] == volume[17].tobytes()
+    _, ask = await started_web_example(url)
+    for number in (0, 17, 39):
+        await ask(f"/{number}", client := Client("http.request"))
+        start, body = client.sent
+        assert start["status"] == 200
+        assert body["body"] == volume[number].tobytes()
+
+
+@pytest.mark.parametrize("path", ["/", "/40", "/-1", "/favicon.ico", "/1/2", "/1.5", "/²"])
+async def test_the_web_example_has_no_other_plane(url: str, path: str) -> None:
+    _, ask = await started_web_example(url)
+    await ask(path, client := Client("http.request"))
+    assert client.sent[0]["status"] == 404
 
 
 async def test_the_web_example_gives_up_in_time(url: str, range_server: RangeServer) -> None:
-    web, state = await web_example(url)
+    web, ask = await started_web_example(url)
     web["TIMEOUT_S"] = 0.05
     range_server.reset_counts()
     range_server.hold("/c/")
-    start, _ = await call(web["app"], {"type": "http", "path": "/17", "state": state})
-    assert start["status"] == 504
+    await ask("/17", client := Client("http.request"))
+    assert client.sent[0]["status"] == 504
     await range_server.wait_async(aborted=1, idle=True)
+
+
+async def test_the_web_example_stops_when_the_client_has_gone(url: str, range_server: RangeServer) -> None:
+    web, ask = await started_web_example(url)
+    web["TIMEOUT_S"] = 100
+    range_server.reset_counts()
+    range_server.hold("/c/")
+    asked = asyncio.create_task(ask("/17", client := Client("http.request")))
+    await range_server.wait_async(held=1)
+    client.gone.set()
+    await asked
+    assert client.sent == []
+    await range_server.wait_async(aborted=1, idle=True)
+
+
+async def test_the_web_example_says_why_it_cannot_start(url: str) -> None:
+    _, [failed], state = await web_example(f"{url}/nothing-here")
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "nothing-here/brain.zarr cannot be opened" in failed["message"]
+    assert state == {}
 
 
 @pytest.mark.usefixtures("s3_environment")
