@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
+import threading
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import pytest
 import zarr
 from oracle import DEFAULT, OURS, opened
 from zarr.core.buffer import BufferPrototype, cpu
+from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore
 
@@ -76,11 +79,44 @@ def test_one_warning_for_each_cause(counted: ModuleType) -> None:
     assert sorted(counted.stats()["fallback_causes"].values()) == [2, 3]
 
 
-def test_the_warning_points_at_no_line_of_ours(counted: ModuleType) -> None:
+def line_of(told: Any) -> str:
+    """Return the line that a warning points at; it must be one of this file."""
+    assert told[0].filename == __file__
+    return linecache.getline(told[0].filename, told[0].lineno)
+
+
+def test_the_warning_points_at_the_users_line(counted: ModuleType) -> None:
     assert counted.stats()["fallback_batches"] == 0
     with pytest.warns(ZarrUserWarning) as told:
-        plain().set_basic_selection(..., 1, prototype=OTHER)
-    assert "zarrs_async/pipeline.py" not in told[0].filename
+        plain().set_basic_selection(..., 1, prototype=OTHER)  # here
+    assert line_of(told).endswith("# here\n")
+
+
+@pytest.mark.usefixtures("counted")
+def test_the_warning_points_at_the_line_of_the_thread_that_waits() -> None:
+    """Other threads wait for zarr's loop at the same time."""
+    held = threading.Event()
+
+    async def hold() -> None:
+        await asyncio.to_thread(held.wait)
+
+    waiting = threading.Thread(target=sync, args=(hold(),))
+    waiting.start()
+    try:
+        with pytest.warns(ZarrUserWarning) as told:
+            plain().set_basic_selection(..., 1, prototype=OTHER)  # here
+    finally:
+        held.set()
+        waiting.join()
+    assert line_of(told).endswith("# here\n")
+
+
+@pytest.mark.usefixtures("counted")
+async def test_the_warning_points_at_the_line_that_awaits() -> None:
+    array = await zarr.api.asynchronous.create_array(MemoryStore(), shape=(6,), chunks=(2,), dtype="i4")
+    with pytest.warns(ZarrUserWarning) as told:
+        await array.getitem(0, prototype=OTHER)  # here
+    assert line_of(told).endswith("# here\n")
 
 
 @pytest.mark.usefixtures("counted")

@@ -7,7 +7,6 @@ needs, there is no store to read from, and everything is zarr's default pipeline
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +17,6 @@ from zarr.core.buffer import cpu
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.metadata import ArrayV2Metadata
-from zarr.errors import ZarrUserWarning
 from zarr.storage import StorePath
 
 from zarrs_async import _process, _rust
@@ -29,6 +27,7 @@ from zarrs_async._metadata import element, empty, fill
 from zarrs_async._run import run
 from zarrs_async._stats import count_fallback
 from zarrs_async._stores import Description, bridged, describe, is_utf8, place, takes
+from zarrs_async._warn import warn
 from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
@@ -284,11 +283,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             msg = f"zarrs_async does not support {cause}, and codec_pipeline.strict is set"
             raise UnsupportedError(msg)
         if count_fallback(cause):
-            warnings.warn(
-                f"zarrs_async does not support {cause}: zarr's default pipeline does this array",
-                category=ZarrUserWarning,
-                stacklevel=3,
-            )
+            warn(f"zarrs_async does not support {cause}: zarr's default pipeline does this array")
         return None
 
     def _make(self, metadata: ArrayMetadata, store: Store, key: str) -> _Native:
