@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import oracle
 import pytest
 import zarr
 from oracle import OURS, created, opened
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ FLAGS = ("codec_pipeline.validate_checksums", "codec_pipeline.direct_io", "codec
 WRONG = [
     *((name, value) for name in COUNTS for value in (0, -1, 1.5, "4", True, [4], 2**63)),
     *(("codec_pipeline.shard_index_cache_bytes", value) for value in (-1, 1.5, "4", False)),
-    *((name, value) for name in FLAGS for value in (0, 1, "true", "")),
+    *((name, value) for name in FLAGS for value in (2, 1.0, "yes", "")),
 ]
 
 
@@ -88,6 +90,62 @@ def test_none_is_automatic(name: str) -> None:
     automatic = options_of(small())
     with zarr.config.set({name: None}):
         assert options_of(small()) == automatic
+
+
+@pytest.mark.parametrize("name", ["strict", "validate_checksums"])
+@pytest.mark.parametrize(
+    ("word", "value"), [("true", True), ("True", True), ("1", True), ("false", False), ("FALSE", False), ("0", False)]
+)
+def test_flags_of_the_environment(name: str, word: str, *, value: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ZARR_CODEC_PIPELINE__{name.upper()}", word)
+    zarr.config.refresh()
+    zarr.config.set({"codec_pipeline.path": OURS})
+    assert getattr(options_of(small()), name) is value
+
+
+@pytest.fixture
+def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget which names of options were compared: each is warned of once."""
+    from zarrs_async import _config  # noqa: PLC0415  # the fixture imports it
+
+    monkeypatch.setattr(_config, "_judged", set())
+
+
+@pytest.mark.usefixtures("unjudged")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("codec_pipeline.request_concurrent_maximun", "codec_pipeline.request_concurrent_maximum"),
+        ("codec_pipeline.memory_limit", "codec_pipeline.memory_limit_bytes"),
+        ("codec_pipline.strict", "codec_pipeline.strict"),
+        ("codec_pipline.memory_limit", "codec_pipeline.memory_limit_bytes"),
+        ("threading.max_worker", "threading.max_workers"),
+    ],
+)
+def test_a_misspelt_option_is_warned_of_once_with_the_right_name(name: str, meant: str) -> None:
+    with zarr.config.set({name: 1}):
+        with pytest.warns(ZarrUserWarning) as told:
+            small()
+        small()  # and any warning is an error here
+    assert [str(one.message) for one in told] == [f"zarr.config has {name!r}, which is no option; {meant!r} is"]
+    assert told[0].filename == oracle.__file__
+
+
+@pytest.mark.usefixtures("unjudged")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "codec_pipeline.strict",
+        "codec_pipeline.batch_size",
+        "codec_pipeline.colour",
+        "codecs.numcodecs.zstdx",
+        "dask.scheduler",
+        "solitary",
+    ],
+)
+def test_no_other_option_is_warned_of(name: str) -> None:
+    with zarr.config.set({name: None}):
+        small()
 
 
 def test_automatic_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from dataclasses import dataclass
@@ -10,11 +11,31 @@ from typing import Any
 
 from zarr.core.config import config
 
+from zarrs_async._warn import warn
 from zarrs_async.exceptions import ConfigError
 
 _MIB = 1 << 20
 _MOST_MEMORY = 1024 * _MIB
 _INDEX_CACHE = 64 * _MIB
+
+_OWN = {
+    "chunk_concurrent_maximum",
+    "chunk_concurrent_minimum",
+    "direct_io",
+    "hedge_factor",
+    "memory_limit_bytes",
+    "request_concurrent_maximum",
+    "shard_index_cache_bytes",
+    "strict",
+    "validate_checksums",
+}
+"""Our own options below ``codec_pipeline``."""
+
+# From the environment, `true` is a word and `1` a number: other tools take either.
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+_judged: set[str] = set()
+"""Names of options that were compared with the known ones."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,13 @@ class Options:
         ------
         ConfigError
             When an option has a value that is not allowed.
+
+        Warns
+        -----
+        ZarrUserWarning
+            Once for each option of nearly the name of a known one.
         """
+        _warn_of_misspelt()
         workers = _count("threading.max_workers")
         return cls(
             threads=workers or usable_cpus(),
@@ -164,7 +191,35 @@ def _flag(name: str, *, default: bool) -> bool:
     value: Any = config.get(name, None)
     if value is None:
         return default
-    if not isinstance(value, bool):
+    flag = _FLAGS.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if flag is None:
         msg = f"{name} is {value!r}, but must be True, False, or None for {default}"
         raise ConfigError(msg)
-    return value
+    return flag
+
+
+def _warn_of_misspelt() -> None:
+    """Warn of names that are nearly those of options; all others may be another pipeline's."""
+    names = {
+        f"{section}.{name}" for section, found in config.config.items() if isinstance(found, dict) for name in found
+    }
+    for name in sorted(names - _judged):
+        _judged.add(name)
+        meant = _meant(*name.split(".", 1))
+        if meant is not None:
+            warn(f"zarr.config has {name!r}, which is no option; {meant!r} is")
+
+
+def _meant(section: str, name: str) -> str | None:
+    """Give the option of nearly this name; None for an option itself, and where there is none."""
+    known: dict[str, set[str]] = {
+        known: set(found) for known, found in config.defaults[0].items() if isinstance(found, dict)
+    }
+    known["codec_pipeline"] |= _OWN
+    for near in [section] if section in known else difflib.get_close_matches(section, known, 1, 0.8):
+        if name in known[near]:
+            return f"{near}.{name}" if near != section else None
+        # Codecs and buffers have the names that their packages give them.
+        for option in difflib.get_close_matches(name, known[near], 1, 0.75) if near != "codecs" else []:
+            return f"{near}.{option}"
+    return None
