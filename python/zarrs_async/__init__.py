@@ -6,7 +6,17 @@
 
 from zarrs_async import exceptions
 from zarrs_async._explain import Explanation, explain
-from zarrs_async._stats import stats
+from zarrs_async._measure import Measurement, measure
+from zarrs_async._stats import Stats, stats
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
 
-__all__ = ["Explanation", "ZarrsAsyncCodecPipeline", "exceptions", "explain", "stats"]
+__all__ = [
+    "Explanation",
+    "Measurement",
+    "Stats",
+    "ZarrsAsyncCodecPipeline",
+    "exceptions",
+    "explain",
+    "measure",
+    "stats",
+]
