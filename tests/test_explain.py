@@ -202,13 +202,13 @@ async def test_explanation_reads_as_a_sentence(range_server: RangeServer, native
     array = await served(range_server, VALUES, **SHARDS)
     assert str(native.explain(array, slice(130, 400))) == (
         "zarrs_async reads 1 chunk (sharding_indexed of [64] [bytes]; native store) in at least 0 units with "
-        "at least 1 request and 2 round trips; shard indexes: 0 cached, 1 to fetch"
+        "at least 1 request and 2 round trips; shard indexes: 1 to fetch"
     )
     await array.getitem(FIRST)
     told = native.explain(array, slice(0, 1000))
     assert str(told) == (
         "zarrs_async reads 1 chunk (sharding_indexed of [64] [bytes]; native store) in 1 unit with 1 request, "
-        "2,048 bytes and 1 round trip; shard indexes: 1 cached, 0 to fetch"
+        "2,048 bytes and 1 round trip; shard indexes: 1 cached"
     )
     assert repr(told) == (
         "Explanation(pipeline='zarrs_async', fallback=None, store='native', "
@@ -223,6 +223,7 @@ def test_explain_of_local_files_tells_units_and_no_requests(native: ModuleType, 
     told = native.explain(array, slice(0, (3 << 19) + 1))
     assert (told.store, told.chunks, told.units) == ("native", 4, 2)
     assert (told.requests, told.round_trips, told.exact) == (0, 0, True)
+    assert str(told) == "zarrs_async reads 4 chunks (bytes, zstd; native store) from files in 2 jobs"
 
 
 def test_tiny_local_chunks_share_a_unit_by_number(native: ModuleType, tmp_path: Path) -> None:
@@ -270,6 +271,7 @@ def test_explain_tells_the_fallback(native: ModuleType) -> None:
     assert told.pipeline == "zarr's default pipeline"
     assert "UTF-8" in told.fallback
     assert str(told) == f"zarr's default pipeline reads 4 chunks: {told.fallback}"
+    assert (told.store, told.layout, told.requests, told.exact) == (None, None, None, None)
     # Nothing has fallen back yet.
     assert native.stats() == before
 
@@ -277,4 +279,47 @@ def test_explain_tells_the_fallback(native: ModuleType) -> None:
 def test_explain_of_another_pipeline_names_it(native: ModuleType) -> None:
     created(store := MemoryStore(), DEFAULT, data=VALUES, **PLAIN)
     told = native.explain(opened(store, DEFAULT), slice(0, 1000))
-    assert str(told) == f"{DEFAULT} reads 2 chunks: codec_pipeline.path names another pipeline"
+    assert str(told) == f"{DEFAULT} reads 2 chunks: it was opened when codec_pipeline.path named another pipeline"
+
+
+async def test_explanation_says_where_indexes_of_whole_shards_are(
+    range_server: RangeServer, native: ModuleType
+) -> None:
+    array = await served(range_server, VALUES, **SHARDS)
+    await array.getitem(FIRST)
+    assert str(native.explain(array, slice(130, 3000))) == (
+        "zarrs_async reads 3 chunks (sharding_indexed of [64] [bytes]; native store) in at least 2 units with at "
+        "least 3 requests and 2 round trips; shard indexes: 1 cached, 1 to fetch, "
+        "1 within shards that are fetched whole"
+    )
+
+
+async def test_explanation_without_shards_says_nothing_of_indexes(
+    range_server: RangeServer, native: ModuleType
+) -> None:
+    array = await served(range_server, VALUES, **PLAIN)
+    assert str(native.explain(array)) == (
+        "zarrs_async reads 8 chunks (bytes; native store) in 8 units with 8 requests and 1 round trip"
+    )
+    assert str(native.explain(array, slice(0, 0))) == (
+        "zarrs_async reads 0 chunks (bytes; native store) without a request"
+    )
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_explain_of_a_group_explains_each_array_below_it(native: ModuleType, *, asynchronous: bool) -> None:
+    group = zarr.create_group(MemoryStore())
+    group.create_array("a", shape=(8,), chunks=(2,), dtype="u2")
+    group.create_array("below/b", shape=(6,), chunks=(2,), dtype="u2")
+    told = native.explain(group._async_group if asynchronous else group, slice(0, 4))
+    assert {name: explanation.chunks for name, explanation in told.items()} == {"a": 2, "below/b": 2}
+    assert sorted(repr(told).splitlines())[1].startswith("below/b: zarrs_async reads 2 chunks")
+    assert "<th style='text-align:left'>below/b</th>" in told._repr_html_()
+
+
+def test_an_explanation_is_a_table_in_a_notebook(native: ModuleType) -> None:
+    array = created(MemoryStore(), OURS, shape=(8,), chunks=(2,), dtype="u2")
+    shown = native.explain(array)._repr_html_()
+    assert "<caption>what zarrs_async would do</caption>" in shown
+    assert "<th style='text-align:left'>requests</th><td style='text-align:left'>4</td>" in shown
+    assert "fallback" not in shown

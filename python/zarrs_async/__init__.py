@@ -4,19 +4,29 @@
 >>> zarr.config.set({"codec_pipeline.path": "zarrs_async.ZarrsAsyncCodecPipeline"})  # doctest: +SKIP
 """
 
+from importlib.metadata import version
+
 from zarrs_async import exceptions
-from zarrs_async._explain import Explanation, explain
+from zarrs_async._explain import Explanation, Explanations, explain
 from zarrs_async._measure import Measurement, measure
 from zarrs_async._stats import Stats, stats
+from zarrs_async._status import ArrayStatus, Status, status
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
 
+__version__ = version("zarrs-async")
+
 __all__ = [
+    "ArrayStatus",
     "Explanation",
+    "Explanations",
     "Measurement",
     "Stats",
+    "Status",
     "ZarrsAsyncCodecPipeline",
+    "__version__",
     "exceptions",
     "explain",
     "measure",
     "stats",
+    "status",
 ]

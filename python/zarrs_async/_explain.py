@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import zarr
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.sync import sync
 
+from zarrs_async import _tables
+from zarrs_async._inside import arrays
+from zarrs_async._tables import counted
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zarr import AsyncArray
+    from zarr import AsyncArray, AsyncGroup
 
     Indexing = Literal["basic", "orthogonal", "coordinate", "mask"]
+
+PATH = "zarrs_async.ZarrsAsyncCodecPipeline"
+"""What ``codec_pipeline.path`` must be."""
 
 _METHODS = {
     "basic": "getitem",
@@ -38,72 +44,121 @@ class Explanation:
         ``"zarrs_async"``, or the class that would do the read.
     fallback : str or None
         Why zarr's default pipeline would do it; None where the engine does.
-    store : str
+    store : str or None
         ``"native"`` where the engine does the I/O, ``"bridged"`` where the store's own ``get`` is awaited.
-    layout : str
+    layout : str or None
         The codec chain.
     chunks : int
         Chunks, or shards, that the selection touches.
-    units : int
-        What would be fetched and decoded at once.
-    requests : int
+    units : int or None
+        What would be fetched and decoded at once; of local files, jobs.
+    requests : int or None
         Requests to the store; none for local files.
     bytes : int or None
         Encoded bytes that would be fetched, where cached shard indexes tell.
-    round_trips : int
+    round_trips : int or None
         Requests that must wait for one another, at most.
-    index_hits, index_misses : int
+    index_hits, index_misses : int or None
         Shard indexes that are cached, and that would be fetched first.
-    exact : bool
+    exact : bool or None
         False where a shard index is not cached: requests and units are then the least that is needed.
-    python_codecs : tuple of str
+    python_codecs : tuple of str or None
         Codecs that the engine does not know, and calls in Python.
+
+    Notes
+    -----
+    All but the first two and ``chunks`` are None where the engine does not do the read.
     """
 
     pipeline: str
     fallback: str | None
-    store: str
-    layout: str
+    store: str | None
+    layout: str | None
     chunks: int
-    units: int = 0
-    requests: int = 0
+    units: int | None = None
+    requests: int | None = None
     bytes: int | None = None
-    round_trips: int = 0
-    index_hits: int = 0
-    index_misses: int = 0
-    exact: bool = False
-    python_codecs: tuple[str, ...] = ()
+    round_trips: int | None = None
+    index_hits: int | None = None
+    index_misses: int | None = None
+    exact: bool | None = None
+    python_codecs: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         if self.fallback is not None:
-            return f"{self.pipeline} reads {_counted(self.chunks, 'chunk')}: {self.fallback}"
+            return f"{self.pipeline} reads {counted(self.chunks, 'chunk')}: {self.fallback}"
+        python = f"; Python runs {', '.join(self.python_codecs)}" if self.python_codecs else ""
+        chunks = counted(self.chunks, "chunk")
+        return f"{self.pipeline} reads {chunks} ({self.layout}; {self.store} store{python}) {self._how()}"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, value) for name, value in vars(self).items() if value is not None and name != "pipeline"]
+        return _tables.html(f"what {self.pipeline} would do", rows)
+
+    def _how(self) -> str:
+        units, requests, trips = self.units or 0, self.requests or 0, self.round_trips or 0
+        if not requests:
+            return f"from files in {counted(units, 'job')}" if units else "without a request"
         least = "" if self.exact else "at least "
         size = "" if self.bytes is None else f", {self.bytes:,} bytes"
-        python = f"; Python runs {', '.join(self.python_codecs)}" if self.python_codecs else ""
         return (
-            f"{self.pipeline} reads {_counted(self.chunks, 'chunk')} ({self.layout}; {self.store} store{python}) in "
-            f"{least}{_counted(self.units, 'unit')} with {least}{_counted(self.requests, 'request')}{size} and "
-            f"{_counted(self.round_trips, 'round trip')}; shard indexes: {self.index_hits} cached, "
-            f"{self.index_misses} to fetch"
+            f"in {least}{counted(units, 'unit')} with {least}{counted(requests, 'request')}{size} and "
+            f"{counted(trips, 'round trip')}{self._indexes()}"
         )
 
+    def _indexes(self) -> str:
+        """Tell where the indexes of shards come from; nothing where there are no shards."""
+        if "sharding_indexed" not in (self.layout or ""):
+            return ""
+        hits, misses = self.index_hits or 0, self.index_misses or 0
+        sources = {
+            "cached": hits,
+            "to fetch": misses,
+            "within shards that are fetched whole": self.chunks - hits - misses,
+        }
+        return "; shard indexes: " + ", ".join(f"{count:,} {source}" for source, count in sources.items() if count)
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+class Explanations(dict[str, Explanation]):
+    """What reading each array of a group would do, by the array's path; shown with one line for each."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {explanation}" for name, explanation in self.items())
+
+    def _repr_html_(self) -> str:
+        return _tables.html("what reading each array would do", list(self.items()))
 
 
+@overload
 def explain(
     array: zarr.Array[Any] | AsyncArray[Any],
     selection: Any = ...,  # noqa: ANN401  # whatever zarr takes
     *,
+    indexing: Indexing = ...,
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    array: zarr.Group | AsyncGroup,
+    selection: Any = ...,  # noqa: ANN401  # whatever zarr takes
+    *,
+    indexing: Indexing = ...,
+) -> Explanations: ...
+
+
+def explain(
+    array: zarr.Array[Any] | AsyncArray[Any] | zarr.Group | AsyncGroup,
+    selection: Any = ...,  # as above
+    *,
     indexing: Indexing = "basic",
-) -> Explanation:
+) -> Explanation | Explanations:
     """Tell what reading a selection would do, without reading it.
 
     Parameters
     ----------
-    array : zarr.Array or zarr.AsyncArray
-        The array.
+    array : zarr.Array, zarr.AsyncArray, zarr.Group or zarr.AsyncGroup
+        The array; or a group, for all arrays below it, whose metadata is then read.
     selection
         What would be read.
     indexing : {"basic", "orthogonal", "coordinate", "mask"}
@@ -112,6 +167,7 @@ def explain(
     Returns
     -------
     Explanation
+        For a group, a dict of them by the arrays' paths.
 
     Raises
     ------
@@ -121,6 +177,12 @@ def explain(
     if indexing not in _METHODS:
         msg = f"indexing is {indexing!r}, but must be one of {', '.join(map(repr, _METHODS))}"
         raise ValueError(msg)
+    if isinstance(array, zarr.Group | zarr.AsyncGroup):
+        return Explanations((name, _explained(member, selection, indexing)) for name, member in arrays(array))
+    return _explained(array, selection, indexing)
+
+
+def _explained(array: zarr.Array[Any] | AsyncArray[Any], selection: Any, indexing: Indexing) -> Explanation:  # noqa: ANN401  # as above
     source = array.async_array if isinstance(array, zarr.Array) else array
     pipeline = source.codec_pipeline
     recorder = _Recorder(pipeline)
@@ -154,14 +216,14 @@ class _Recorder:
         return ({"status": "present"},) * len(batch)
 
     def explanation(self, batch: list[Any], out: NDBuffer, drop_axes: tuple[int, ...]) -> Explanation:
-        name = f"{type(self.pipeline).__module__}.{type(self.pipeline).__qualname__}"
         if not isinstance(self.pipeline, ZarrsAsyncCodecPipeline):
-            cause = "codec_pipeline.path names another pipeline"
-            return Explanation(name, cause, "bridged", "", len(batch))
+            name = f"{type(self.pipeline).__module__}.{type(self.pipeline).__qualname__}"
+            cause = "it was opened when codec_pipeline.path named another pipeline"
+            return Explanation(name, cause, None, None, len(batch))
         native, cause = self.pipeline.engine_for(batch, out)
         if native is None:
             default = "zarr's default pipeline"
-            return Explanation(default, f"zarrs_async does not support {cause}", "bridged", "", len(batch))
+            return Explanation(default, f"zarrs_async does not support {cause}", None, None, len(batch))
         store = "bridged" if native.bridged else "native"
         array = np.empty(out.shape, dtype=self.pipeline.dtype)
         plan = native.plan(batch, array, drop_axes)
