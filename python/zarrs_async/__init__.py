@@ -9,6 +9,7 @@ from importlib.metadata import version
 from zarrs_async import exceptions
 from zarrs_async._explain import Explanation, Explanations, explain
 from zarrs_async._measure import Measurement, measure
+from zarrs_async._progress import progress
 from zarrs_async._stats import Stats, stats
 from zarrs_async._status import ArrayStatus, Status, status
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
@@ -27,6 +28,7 @@ __all__ = [
     "exceptions",
     "explain",
     "measure",
+    "progress",
     "stats",
     "status",
 ]

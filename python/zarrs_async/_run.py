@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from zarrs_async import _rust
+from zarrs_async import _observe, _rust
 from zarrs_async.exceptions import ShutdownError
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ async def run(
     drop_axes: tuple[int, ...],
 ) -> tuple[Any, ...]:
     """Await a batch of the engine's; when cancelled, return only once nothing touches `array`."""
+    if not _observe.watched():
+        return await _run(start, batch, array, drop_axes)
+    with _observe.watching(start, batch, array):
+        return await _run(start, batch, array, drop_axes)
+
+
+async def _run(
+    start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
+    batch: list[Any],
+    array: np.ndarray[Any, Any],
+    drop_axes: tuple[int, ...],
+) -> tuple[Any, ...]:
     loop = asyncio.get_running_loop()
     if _rust.begin_call(loop):
         # Calls of one iteration of the loop may share what they fetch.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from typing import Any
 
 from zarrs_async import _rust, _tables
+from zarrs_async._observe import logger
 
 _fallback_causes: Counter[str] = Counter()
 
@@ -74,4 +76,7 @@ def stats() -> Stats:
 def count_fallback(cause: str) -> bool:
     """Count a batch that fell back; tell whether its cause is new."""
     _fallback_causes[cause] += 1
-    return _fallback_causes[cause] == 1
+    new = _fallback_causes[cause] == 1
+    level = logging.INFO if new else logging.DEBUG
+    logger.log(level, "done by zarr's default pipeline: zarrs_async does not support %s", cause)
+    return new
