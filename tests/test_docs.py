@@ -127,9 +127,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert link["anchor"] in slugs, link[0]
 
 
-@pytest.mark.parametrize("name", ["web", "bucket"])
-def test_the_readme_shows_the_example_as_it_is(name: str) -> None:
-    shown = [block.code.lstrip("\n") for block in blocks(ROOT / "README.md")]
+@pytest.mark.parametrize(("name", "page"), [("web", "web-service"), ("bucket", "buckets")])
+def test_the_guide_shows_the_example_as_it_is(name: str, page: str) -> None:
+    shown = [block.code.lstrip("\n") for block in blocks(ROOT / f"docs/guides/{page}.md")]
     assert (ROOT / f"examples/{name}.py").read_text() in shown
 
 
