@@ -103,6 +103,11 @@ check-licences: ## terms and sources of all crates
 bench: $(VENV)/.develop $(VENV)/.test $(VENV)/.bench ## the contenders side by side; make bench ARGS=--help
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: docs
+docs: $(VENV)/.docs ## the documentation as a site, in site/; a broken link is an error (15 s)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html"
+
 .PHONY: develop
 develop: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint ## an editable installation, with the tools, in .venv/<version>
 	@echo "$(BIN)/python"
@@ -118,13 +123,14 @@ lock: $(VENV)/.lint ## renew requirements/*.txt from pyproject.toml
 	$(call compile,demo,-c requirements/test.txt)
 	$(call compile,lint,-c requirements/test.txt)
 	$(call compile,bench,-c requirements/test.txt)
+	$(call compile,docs,-c requirements/test.txt)
 
 compile = $(BIN)/uv pip compile pyproject.toml --group $(1) $(2) --output-file requirements/$(1).txt --quiet --upgrade \
 	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .PHONY: clean
 clean: ## remove environments and caches; the target directory stays
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache dist demo-output python/zarrs_async/*.so
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site demo-output python/zarrs_async/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

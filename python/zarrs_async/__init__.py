@@ -4,7 +4,7 @@
 >>> zarr.config.set({"codec_pipeline.path": "zarrs_async.ZarrsAsyncCodecPipeline"})  # doctest: +SKIP
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from zarrs_async import exceptions
 from zarrs_async._explain import Explanation, Explanations, explain
@@ -14,7 +14,7 @@ from zarrs_async._stats import Stats, stats
 from zarrs_async._status import ArrayStatus, Status, status
 from zarrs_async.pipeline import ZarrsAsyncCodecPipeline
 
-__version__ = version("zarrs-async")
+__version__ = _version("zarrs-async")
 
 __all__ = [
     "ArrayStatus",
