@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarrs_async.distributed
+import zarrs_async.otel
 from zarrs_async import exceptions
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ PARAMETERS = {
     "status": "(source=None)",
     "distributed.stats": "(client)",
     "distributed.use": "(client, options=None)",
+    "otel.instrument": "(*, tracer_provider=None, meter_provider=None)",
+    "otel.uninstrument": "()",
 }
 """What a caller may rely on; a change here is one for the changelog."""
 
@@ -50,12 +53,13 @@ def test_the_reference_lists_all_of_them() -> None:
     assert set(shown) == {
         *(name for name in zarrs_async.__all__ if name not in {"__version__", "exceptions"}),
         *(f"distributed.{name}" for name in zarrs_async.distributed.__all__),
+        *(f"otel.{name}" for name in zarrs_async.otel.__all__),
     }
 
 
 def test_functions_have_these_parameters() -> None:
     functions = {name: value for name, value in vars(zarrs_async).items() if name in public(zarrs_async)}
-    functions |= {
-        f"distributed.{name}": getattr(zarrs_async.distributed, name) for name in zarrs_async.distributed.__all__
-    }
+    for module in (zarrs_async.distributed, zarrs_async.otel):
+        within = module.__name__.removeprefix("zarrs_async.")
+        functions |= {f"{within}.{name}": getattr(module, name) for name in module.__all__}
     assert {name: without_types(value) for name, value in functions.items() if inspect.isfunction(value)} == PARAMETERS
