@@ -116,6 +116,10 @@ develop: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint ## an editable installatio
 wheel: cargo $(VENV)/.build ## an optimised wheel for Python 3.11 and later, in dist/
 	$(BIN)/maturin build --locked --profile dist --out dist
 
+.PHONY: check-wheel
+check-wheel: wheel $(VENV)/.wheel ## build a wheel, check it, and use it on each Python found (the first build: 10 minutes of CPU)
+	$(BIN)/python .ci/check-wheel "$$(ls -t dist/*.whl | head -1)"
+
 .PHONY: lock
 lock: $(VENV)/.lint ## renew requirements/*.txt from pyproject.toml
 	$(call compile,build)
@@ -124,6 +128,7 @@ lock: $(VENV)/.lint ## renew requirements/*.txt from pyproject.toml
 	$(call compile,lint,-c requirements/test.txt)
 	$(call compile,bench,-c requirements/test.txt)
 	$(call compile,docs,-c requirements/test.txt)
+	$(call compile,wheel,-c requirements/test.txt)
 
 compile = $(BIN)/uv pip compile pyproject.toml --group $(1) $(2) --output-file requirements/$(1).txt --quiet --upgrade \
 	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from dataclasses import dataclass
@@ -212,6 +211,8 @@ def _warn_of_misspelt() -> None:
 
 def _meant(section: str, name: str) -> str | None:
     """Give the option of nearly this name; None for an option itself, and where there is none."""
+    import difflib  # noqa: PLC0415  # hardly ever needed, and none of the cheapest to import
+
     known: dict[str, set[str]] = {
         known: set(found) for known, found in config.defaults[0].items() if isinstance(found, dict)
     }

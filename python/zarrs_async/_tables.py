@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ def lines(title: str, rows: Sequence[tuple[str, Any]]) -> str:
 
 def html(title: str, rows: Sequence[tuple[str, Any]]) -> str:
     """Give the same as an HTML table."""
+    from html import escape  # noqa: PLC0415  # needed in notebooks only
+
     body = "".join(
         f"<tr><th style='text-align:left'>{escape(name)}</th>"
         f"<td style='text-align:left'>{escape(shown(value))}</td></tr>"
