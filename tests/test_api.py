@@ -63,3 +63,8 @@ def test_functions_have_these_parameters() -> None:
         within = module.__name__.removeprefix("zarrs_async.")
         functions |= {f"{within}.{name}": getattr(module, name) for name in module.__all__}
     assert {name: without_types(value) for name, value in functions.items() if inspect.isfunction(value)} == PARAMETERS
+
+
+def test_the_citation_names_the_version() -> None:
+    citation = (PAGE.parents[2] / "CITATION.cff").read_text()
+    assert f"\nversion: {zarrs_async.__version__}\n" in citation
