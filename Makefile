@@ -69,6 +69,10 @@ test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k
 test-oldest: ## pytest on the oldest Python, with the newest zarr for it
 	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python PYTHON="$$python"
 
+.PHONY: support
+support: $(VENV)/.develop $(VENV)/.test ## the table of codecs in docs/reference/support.md, from a run
+	$(BIN)/python tests/support_table.py
+
 .PHONY: soak
 soak: $(VENV)/.develop $(VENV)/.test ## hours of mixed work, then a look for leaks; make soak ARGS='--minutes 5'
 	$(BIN)/python tests/soak.py $(ARGS)

@@ -83,3 +83,11 @@ def native(pipeline: ModuleType) -> Iterator[ModuleType]:
     yield pipeline
     after = pipeline.stats()
     assert after["fallback_batches"] == before["fallback_batches"], after["fallback_causes"]
+
+
+@pytest.fixture
+def rust_only(native: ModuleType) -> Iterator[ModuleType]:
+    """Like `native`, and the test fails if a codec was called in Python."""
+    before = native.stats()["python_codec_calls"]
+    yield native
+    assert native.stats()["python_codec_calls"] == before

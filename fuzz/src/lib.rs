@@ -20,7 +20,7 @@ const TYPES: &[(&str, usize, usize, Kind)] = &[
 ];
 
 /// Number of choices of a codec that follows `bytes`.
-const STAGES: u8 = 12;
+const STAGES: u8 = 13;
 
 /// An array to work on.
 #[derive(Debug)]
@@ -387,6 +387,7 @@ fn stage(input: &mut Unstructured<'_>) -> Result<Value> {
         5 => json!({"name": "numcodecs.bz2", "configuration": {"level": 1}}),
         6 => json!({"name": "numcodecs.fletcher32", "configuration": {}}),
         11 => json!({"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}),
+        12 => json!({"name": "numcodecs.lz4", "configuration": {"acceleration": 1}}),
         7 => blosc("lz4", "shuffle"),
         8 => blosc("zstd", "bitshuffle"),
         9 => blosc("blosclz", "noshuffle"),

@@ -24,7 +24,7 @@ from zarr.core.metadata import ArrayV2Metadata
 from zarr.core.sync import sync
 
 from zarrs_async import _rust
-from zarrs_async._metadata import encoding, fill_value, is_known
+from zarrs_async._metadata import chain, encoding_v2, fill_value, sharding
 from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from zarr.core.metadata import ArrayMetadata
 
 
+_BYTES: list[dict[str, Any]] = [{"name": "bytes"}]
+"""A chain that is known for certain."""
 _in_step: ContextVar[bool] = ContextVar("zarrs_async_in_step", default=False)
 
 
@@ -131,18 +133,16 @@ def describe(
     steps: list[Step] = []
     spec = chunk_spec(metadata)
     if not isinstance(metadata, ArrayV2Metadata):
-        chain = _Chain(element, steps)
-        return json.dumps({"codecs": chain.describe(codecs, spec)}, default=operator.index), steps
+        described_all = _Chain(element, steps).describe(codecs, spec)
+        return json.dumps({"codecs": described_all}, default=operator.index), steps
     # Elements of this kind are known to their codecs only.
     if element[1] != "foreign":
-        try:
-            described = encoding(metadata, codecs)
-        except UnsupportedError:
-            described = ""
-        if described and _rust.is_native(described, element[0], element[3]):
-            return described, steps
+        with contextlib.suppress(UnsupportedError):
+            described = json.dumps(encoding_v2(metadata), default=operator.index)
+            if _rust.is_native(described, element[0], element[3]):
+                return described, steps
     steps.append(Step(codecs, spec))
-    return json.dumps({"first": 0, "compressor": None, "step": _identity(steps[0])}), steps
+    return json.dumps({"first": 0, "step": _identity(steps[0])}), steps
 
 
 def chunk_spec(metadata: ArrayMetadata) -> ArraySpec:
@@ -170,28 +170,39 @@ class _Chain:
 
     def describe(self, codecs: Sequence[Codec], spec: ArraySpec) -> list[dict[str, Any]]:
         """Describe one chain; codecs that the engine does not know become steps."""
-        sharding = codecs[0]
-        if len(codecs) == 1 and type(sharding) is ShardingCodec and all(map(is_known, sharding.index_codecs)):
-            described: Any = sharding.to_dict()
-            configuration = described["configuration"]
-            if self._knows([{**described, "configuration": {**configuration, "codecs": [{"name": "bytes"}]}}]):
-                inner = self.describe(sharding.codecs, replace(spec, shape=sharding.chunk_shape))
-                return [{**described, "configuration": {**configuration, "codecs": inner}}]
+        codec = codecs[0]
+        if len(codecs) == 1 and type(codec) is ShardingCodec and self._knows_shards(codec):
+            inner = self.describe(codec.codecs, replace(spec, shape=codec.chunk_shape))
+            return [sharding(codec, inner)]
         at = next(at for at, codec in enumerate(codecs, 1) if isinstance(codec, ArrayBytesCodec))
         first, others = codecs[:at], codecs[at:]
-        described_all = [codec.to_dict() for codec in first]
-        is_shard = isinstance(first[-1], ShardingCodec)  # beside other codecs
-        if self._kind == "foreign" or is_shard or not all(map(is_known, first)) or not self._knows(described_all):
-            described_all = [self._step(first, spec)]
+        described = self._first(first, spec)
         for codec in first:
             spec = codec.resolve_metadata(spec)
         for codec in others:
-            if is_known(codec) and self._knows([{"name": "bytes"}, codec.to_dict()]):
-                described_all.append(codec.to_dict())
-            else:
-                described_all.append(self._step([codec], spec))
+            described.append(self._other(codec, spec))
             spec = codec.resolve_metadata(spec)
-        return described_all
+        return described
+
+    def _first(self, codecs: Sequence[Codec], spec: ArraySpec) -> list[dict[str, Any]]:
+        if self._kind != "foreign":
+            with contextlib.suppress(UnsupportedError):
+                described = chain(codecs, spec.dtype)
+                if self._knows(described):
+                    return described
+        return [self._step(codecs, spec)]
+
+    def _other(self, codec: Codec, spec: ArraySpec) -> dict[str, Any]:
+        with contextlib.suppress(UnsupportedError):
+            (described,) = chain([codec], spec.dtype)
+            if self._knows([*_BYTES, described]):
+                return described
+        return self._step([codec], spec)
+
+    def _knows_shards(self, codec: ShardingCodec) -> bool:
+        with contextlib.suppress(UnsupportedError):
+            return self._knows([sharding(codec, _BYTES)])
+        return False
 
     def _knows(self, codecs: list[dict[str, Any]]) -> bool:
         metadata = json.dumps({"codecs": codecs}, default=operator.index)

@@ -7,8 +7,7 @@ metadata only what is needed is read: attributes need not be JSON, and some data
 
 from __future__ import annotations
 
-import json
-import operator
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numcodecs  # type: ignore[import-untyped]
 import numpy as np
 import zarr.dtype as zd
 from numcodecs.fletcher32 import Fletcher32  # type: ignore[import-untyped]
+from zarr.abc.codec import ArrayArrayCodec
 from zarr.codecs import (
     BloscCodec,
     BytesCodec,
@@ -25,7 +25,6 @@ from zarr.codecs import (
     TransposeCodec,
     ZstdCodec,
 )
-from zarr.core.metadata import ArrayV2Metadata
 
 from zarrs_async.exceptions import UnsupportedError
 
@@ -34,12 +33,18 @@ try:
 except ImportError:  # zarr 3.1.0 to 3.1.2
     from numcodecs import zarr3 as extensions  # type: ignore[no-redef]
 
+try:
+    from zarr.codecs import ScaleOffset
+except ImportError:  # before zarr 3.3
+    ScaleOffset = None  # type: ignore[assignment,misc]
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zarr.abc.codec import Codec
     from zarr.core.array_spec import ArraySpec
-    from zarr.core.metadata import ArrayMetadata
+    from zarr.core.dtype import ZDType
+    from zarr.core.metadata import ArrayMetadata, ArrayV2Metadata
 
 _DTYPES = {
     *(zd.Bool, zd.Int8, zd.Int16, zd.Int32, zd.Int64, zd.UInt8, zd.UInt16, zd.UInt32, zd.UInt64),
@@ -47,48 +52,42 @@ _DTYPES = {
     *(zd.FixedLengthUTF32, zd.NullTerminatedBytes, zd.RawBytes),
 }
 _CODECS = {BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec}
-_WRAPPED: dict[type, type] = {
-    extensions.BZ2: numcodecs.BZ2,
-    extensions.Fletcher32: Fletcher32,
-    extensions.Shuffle: numcodecs.Shuffle,
-    extensions.Zlib: numcodecs.Zlib,
+_NUMCODECS = {
+    *(numcodecs.AsType, numcodecs.BitRound, numcodecs.Delta, numcodecs.FixedScaleOffset, numcodecs.PackBits),
+    *(numcodecs.Quantize, numcodecs.BZ2, numcodecs.Blosc, numcodecs.GZip, numcodecs.LZ4, numcodecs.Shuffle),
+    *(numcodecs.Zlib, numcodecs.Zstd, numcodecs.Adler32, numcodecs.CRC32, Fletcher32, numcodecs.JenkinsLookup3),
+    # Not there without a library for it.
+    *filter(None, [getattr(numcodecs.checksum32, "CRC32C", None)]),
 }
+"""Filters and compressors of Zarr v2."""
+_EXTENSIONS: dict[type, type] = {getattr(extensions, kind.__name__, kind): kind for kind in _NUMCODECS}
 """Codecs of Zarr v3 that ask one of numcodecs', and which one."""
-_COMPRESSORS = {numcodecs.BZ2, numcodecs.Blosc, numcodecs.GZip, numcodecs.Zlib, numcodecs.Zstd}
+
+_NEW_NUMPY = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
+"""Whether arithmetic of an array and a number does not depend on the number."""
 
 
-def encoding(metadata: ArrayMetadata, codecs: Iterable[Codec]) -> str:
-    """Say as JSON how chunks are encoded.
-
-    Parameters
-    ----------
-    metadata : ArrayMetadata
-        Of Zarr v2 or v3.
-    codecs : Iterable of Codec
-        Evolved, as zarr's default pipeline has them.
+def encoding_v2(metadata: ArrayV2Metadata) -> dict[str, Any]:
+    """Say how chunks of Zarr v2 are encoded.
 
     Raises
     ------
     UnsupportedError
-        When a codec is of a class that the engine does not stand in for.
+        When a codec is of a class that the engine does not stand in for, or has such settings.
     """
-    if not isinstance(metadata, ArrayV2Metadata):
-        for codec in codecs:
-            _check(codec)
-        return json.dumps({"codecs": [codec.to_dict() for codec in codecs]}, default=operator.index)
+    dtype = metadata.dtype.to_native_dtype()
+    filters = []
     for filter_ in metadata.filters or ():
-        msg = f'filter "{filter_.codec_id}" of Zarr v2'
-        raise UnsupportedError(msg)
-    compressor = metadata.compressor
-    if compressor is not None and type(compressor) not in _COMPRESSORS:
-        msg = f'compressor "{compressor.codec_id}" of Zarr v2, class {_name(compressor)}'
-        raise UnsupportedError(msg)
-    described = {
-        "compressor": None if compressor is None else compressor.get_config(),
-        "order": metadata.order,
-        "ndim": len(metadata.shape),
-    }
-    return json.dumps(described, default=operator.index)
+        described = _numcodec(filter_, dtype, f'filter "{filter_.codec_id}" of Zarr v2, class {_name(filter_)}')
+        if type(filter_) is numcodecs.BitRound and metadata.order == "F" and len(metadata.shape) > 1:
+            msg = 'filter "bitround" of Zarr v2 in F order, which changes the order'
+            raise UnsupportedError(msg)
+        dtype = np.dtype(described.get("astype", dtype))
+        filters.append(described)
+    codec, compressor = metadata.compressor, None
+    if codec is not None:
+        compressor = _numcodec(codec, dtype, f'compressor "{codec.codec_id}" of Zarr v2, class {_name(codec)}')
+    return {"filters": filters, "compressor": compressor, "order": metadata.order, "ndim": len(metadata.shape)}
 
 
 def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
@@ -136,26 +135,128 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     return np.empty(shape, dtype).view(dtype)
 
 
-def is_known(codec: Codec) -> bool:
-    """Tell whether the engine may stand in for a codec."""
-    try:
-        _check(codec)
-    except UnsupportedError:
-        return False
-    return True
+def chain(codecs: Iterable[Codec], data_type: ZDType[Any, Any]) -> list[dict[str, Any]]:
+    """Say how codecs of Zarr v3 encode, as their metadata does and with what that leaves out.
+
+    Raises
+    ------
+    UnsupportedError
+        When a codec is of a class that the engine does not stand in for, or has such settings.
+    """
+    dtype, described_all = data_type.to_native_dtype(), []
+    for codec in codecs:
+        described: dict[str, Any] = codec.to_dict()
+        what = f'codec "{described.get("name")}", class {_name(codec)}'
+        if type(codec) in _EXTENSIONS:
+            # numcodecs' registry has a say in which class an extension asks.
+            asked = codec._codec  # type: ignore[union-attr]  # noqa: SLF001  # what all extensions have
+            what = f'codec "{described["name"]}", class {_name(asked)}'
+            if type(asked) is not _EXTENSIONS[type(codec)]:
+                raise UnsupportedError(what)
+            settings = _numcodec(asked, dtype, what)
+            if isinstance(codec, ArrayArrayCodec):
+                dtype = _filtered(codec, settings, dtype)
+            described = {"name": f"numcodecs.{settings.pop('id')}", "configuration": settings}
+        elif type(codec) is ScaleOffset:
+            described["configuration"] = _scale_offset(codec, data_type, dtype)
+        elif type(codec) not in _CODECS:
+            raise UnsupportedError(what)
+        described_all.append(described)
+    return described_all
 
 
-def _check(codec: Codec) -> None:
-    if type(codec) is ShardingCodec:
-        for inner in (*codec.codecs, *codec.index_codecs):
-            _check(inner)
-        return
-    # numcodecs' registry has a say in which class an extension asks.
-    asked = getattr(codec, "_codec", codec) if type(codec) in _WRAPPED else codec
-    if type(codec) in _CODECS or type(asked) is _WRAPPED.get(type(codec)):
-        return
-    msg = f'codec "{codec.to_dict().get("name")}", class {_name(asked)}'
-    raise UnsupportedError(msg)
+def sharding(codec: ShardingCodec, inner: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say how shards hold subchunks whose codecs are `inner`.
+
+    Raises
+    ------
+    UnsupportedError
+        When a codec of their index is of a class that the engine does not stand in for.
+    """
+    described: Any = codec.to_dict()
+    settings = {
+        "codecs": inner,
+        "index_codecs": chain(codec.index_codecs, zd.UInt64()),
+        # Before zarr 3.4 there is one order.
+        "subchunk_write_order": getattr(codec, "subchunk_write_order", "morton"),
+    }
+    return {**described, "configuration": {**described["configuration"], **settings}}
+
+
+def _numcodec(codec: Any, dtype: np.dtype[Any], what: str) -> dict[str, Any]:  # noqa: ANN401  # untyped
+    """Give a codec's settings, with those that its own configuration leaves out; `dtype` is of what it encodes.
+
+    Raises
+    ------
+    UnsupportedError
+        With `what`, when the engine does not stand in for its class, or not with these settings.
+    """
+    if type(codec) not in _NUMCODECS:
+        raise UnsupportedError(what)
+    if cause := _refusal(codec, dtype):
+        msg = f"{what}: {cause}"
+        raise UnsupportedError(msg)
+    settings: dict[str, Any] = codec.get_config()
+    if isinstance(codec, numcodecs.AsType):
+        settings = {"id": "astype", "dtype": settings["decode_dtype"], "astype": settings["encode_dtype"]}
+    elif isinstance(codec, numcodecs.BitRound):
+        settings["dtype"] = dtype.str
+    elif isinstance(codec, numcodecs.PackBits):
+        settings["astype"] = "|u1"
+    elif isinstance(codec, numcodecs.Blosc):
+        # Not in its configuration, so of no codec that was read.
+        settings["typesize"] = getattr(codec, "_typesize", None)
+    elif isinstance(codec, numcodecs.checksum32.Checksum32):
+        settings["location"] = "end" if isinstance(codec, numcodecs.JenkinsLookup3) else codec.location
+    return settings
+
+
+def _refusal(codec: Any, dtype: np.dtype[Any]) -> str:  # noqa: ANN401  # untyped
+    """Give a setting with which the engine does not stand in for a codec of numcodecs'; empty where there is none."""
+    # It keeps the number of bits, and knows native floats alone.
+    if isinstance(codec, numcodecs.BitRound) and (dtype.kind != "f" or not dtype.isnative):
+        return f"of {dtype}"
+    if isinstance(codec, numcodecs.FixedScaleOffset) and not (
+        # Other numbers have other rules, and so has an older numpy.
+        {type(codec.offset), type(codec.scale)} <= {int, float}
+        and all(abs(number) < 2**53 for number in (codec.offset, codec.scale))
+        and _NEW_NUMPY
+    ):
+        return f"offset {codec.offset!r}, scale {codec.scale!r}"
+    if isinstance(codec, numcodecs.Delta) and codec.dtype != codec.astype and not _NEW_NUMPY:
+        return f"from {codec.dtype} to {codec.astype}"
+    if isinstance(codec, numcodecs.Delta) and codec.dtype.kind == "f":
+        return f"of {codec.dtype}"  # of two NaN, numpy keeps the sign of the one or of the other
+    if isinstance(codec, numcodecs.JenkinsLookup3) and codec.prefix is not None:
+        return "its prefix"
+    return ""
+
+
+def _filtered(codec: Codec, settings: dict[str, Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Give the data type that an extension of v3 encodes to.
+
+    Raises
+    ------
+    UnsupportedError
+        When it encodes or decodes another data type than zarr takes it to.
+    """
+    decoded = np.dtype(settings.get("dtype", bool))
+    encoded = np.dtype(settings.get("astype", decoded))
+    undeclared = type(codec) is extensions.Quantize and encoded != decoded
+    if decoded != dtype or undeclared:
+        msg = f'codec "numcodecs.{settings["id"]}" from {decoded} to {encoded} for {dtype}'
+        raise UnsupportedError(msg)
+    # What is rounded by its bits is left as integers.
+    return np.dtype(f"i{encoded.itemsize}") if type(codec) is extensions.BitRound else encoded
+
+
+def _scale_offset(codec: Any, data_type: ZDType[Any, Any], dtype: np.dtype[Any]) -> dict[str, Any]:  # noqa: ANN401  # not in older zarr
+    """Give the settings of zarr's own filter as numbers of the array's data type."""
+    numbers = [data_type.from_json_scalar(number, zarr_format=3).item() for number in (codec.offset, codec.scale)]
+    if dtype != data_type.to_native_dtype() or not all(map(math.isfinite, numbers)):
+        msg = f'codec "scale_offset" with {numbers} for {dtype}'
+        raise UnsupportedError(msg)
+    return {"dtype": dtype.str, "offset": numbers[0], "scale": numbers[1]}
 
 
 def _name(thing: object) -> str:

@@ -27,10 +27,9 @@ class NativeArray:
     Parameters
     ----------
     metadata : str
-        How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``compressor``, ``order``, ``ndim`` and
-        ``first`` of Zarr v2. ``{"name": "foreign", "configuration": {"number": n}}`` in place of a codec, or
-        of the first codecs of a chain, is the step of that number; so are ``{"id": "foreign", "number": n}``
-        as a compressor and the number that is ``first``.
+        How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``filters``, ``compressor``, ``order`` and
+        ``ndim`` of Zarr v2. ``{"name": "foreign", "configuration": {"number": n}}`` in place of a codec, or of
+        the first codecs of a chain, is the step of that number; so is ``first``, in place of all of Zarr v2.
     steps : list
         The array's codecs that Python runs, each a ``zarrs_async._codecs.Step``.
     element : tuple[int, str, int, bool]

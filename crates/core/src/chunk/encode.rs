@@ -225,9 +225,9 @@ fn assemble(
     }
     let mut index = ShardIndex::absent(subchunks.len())?;
     let mut any = false;
-    for (at, subchunk) in subchunks.iter().enumerate() {
+    for at in sharding.write_order.subchunks(&sharding.grid(spec))? {
         let start = into.len() - origin;
-        let stored = match subchunk {
+        let stored = match &subchunks[at] {
             Subchunk::Absent | Subchunk::Encoded(None) => false,
             Subchunk::Kept(range) => {
                 append(into, bytes_of(existing, range)?)?;

@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 use zarrs::metadata::v3::MetadataV3;
 
 use crate::codec::chain::Chain;
-use crate::codec::element::ChunkSpec;
+use crate::codec::element::{ChunkSpec, Element};
+use crate::codec::filter::Filter;
 use crate::codec::foreign::ForeignCodec;
+use crate::codec::numcodecs::in_v3;
 use crate::codec::stage::max_encoded;
+use crate::codec::write_order::WriteOrder;
 use crate::error::Error;
 
 /// How one array's stored objects are made.
@@ -46,6 +49,8 @@ pub struct Sharding {
     pub checksum: bool,
     /// Whether the index is big-endian.
     pub big_endian_index: bool,
+    /// In which order the subchunks of a shard are written.
+    pub write_order: WriteOrder,
 }
 
 impl Layout {
@@ -58,39 +63,58 @@ impl Layout {
         big_endian: bool,
         foreign: &[Arc<dyn ForeignCodec>],
     ) -> Result<Self, Error> {
-        let parse = |error: serde_json::Error| Error::unsupported(format!("its metadata: {error}"));
-        let codecs: Vec<MetadataV3> = serde_json::from_value(codecs.clone()).map_err(parse)?;
+        let codecs: Vec<MetadataV3> =
+            serde_json::from_value(codecs.clone()).map_err(|error| unparsed(&error))?;
         Self::new(&codecs, big_endian, foreign)
     }
 
-    /// From the `compressor`, `order` and number of axes, `ndim`, of Zarr v2 metadata; where it has
-    /// filters, `first` is the number of the foreign codec that they, with the order, are.
+    /// From the `filters`, `compressor`, `order` and number of axes, `ndim`, of Zarr v2 metadata; `first`,
+    /// where there is one, is the number of the foreign codec that all of it is.
+    ///
+    /// A filter has a `dtype` and an `astype` where its data types matter, and stands before those of
+    /// whole bytes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming the compressor that is not known here.
+    /// [`Error::Unsupported`] naming what is not known here.
     pub fn from_v2(
         metadata: &Value,
-        spec: &crate::codec::element::Element,
+        element: &Element,
         foreign: &[Arc<dyn ForeignCodec>],
     ) -> Result<Self, Error> {
         let mut codecs = Vec::new();
-        let (compressor, first) = (&metadata["compressor"], &metadata["first"]);
-        if first.is_null() {
-            let ndim = metadata["ndim"].as_u64().unwrap_or(0);
-            if metadata["order"] == "F" && ndim > 1 {
-                let order: Vec<u64> = (0..ndim).rev().collect();
-                codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
-            }
-            // The data type of a v2 array names its byte order, and so does the caller's array.
-            let endian = if spec.big_endian { "big" } else { "little" };
-            codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
-        } else {
+        if let Some(first) = metadata["first"].as_u64() {
             codecs.push(json!({"name": "foreign", "configuration": {"number": first}}));
+            return Self::from_v3(&Value::Array(codecs), element.big_endian, foreign);
         }
-        if !compressor.is_null() {
-            codecs.push(v2_compressor(compressor, spec.size)?);
+        let ndim = metadata["ndim"].as_u64().unwrap_or(0);
+        if metadata["order"] == "F" && ndim > 1 {
+            let order: Vec<u64> = (0..ndim).rev().collect();
+            codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
         }
-        Self::from_v3(&Value::Array(codecs), spec.big_endian, foreign)
+        let (mut itemsize, mut stages) = (element.size, Vec::new());
+        // The data types of v2 name their byte orders, and so does the caller's array: there is no other.
+        let mut big_endian = element.big_endian;
+        let filters = metadata["filters"].as_array().into_iter().flatten();
+        let compressor = &metadata["compressor"];
+        for codec in filters.chain((!compressor.is_null()).then_some(compressor)) {
+            let described = in_v3(codec, itemsize)?;
+            let parsed: MetadataV3 =
+                serde_json::from_value(described.clone()).map_err(|error| unparsed(&error))?;
+            match Filter::new(&parsed)? {
+                Some(filter) if stages.is_empty() => {
+                    (itemsize, big_endian) = (filter.encoded().size(), filter.encoded().big_endian);
+                    codecs.push(described);
+                }
+                _ => {
+                    itemsize = 1;
+                    stages.push(described);
+                }
+            }
+        }
+        let endian = if big_endian { "big" } else { "little" };
+        codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
+        codecs.append(&mut stages);
+        Self::from_v3(&Value::Array(codecs), element.big_endian, foreign)
     }
 
     fn new(
@@ -146,12 +170,16 @@ impl Layout {
             _ => return Err(invalid("index_codecs have no byte order")),
         };
         let codecs = parse(setting("codecs"), "codecs")?;
+        let write_order = setting("subchunk_write_order").and_then(Value::as_str);
+        let write_order = WriteOrder::new(write_order.unwrap_or("morton"))
+            .ok_or_else(|| invalid("subchunk_write_order"))?;
         Ok(Sharding {
             chunk_shape,
             inner: Self::new(&codecs, big_endian, foreign)?,
             location,
             checksum,
             big_endian_index,
+            write_order,
         })
     }
 
@@ -192,16 +220,24 @@ impl Layout {
     /// Bytes that an encoded chunk has at most, if its codecs behave as those do that are known here;
     /// indexes of shards come on top of what they make.
     pub(crate) fn usual_encoded(&self, spec: &ChunkSpec) -> u64 {
-        let mut most = max_encoded(spec.nbytes().unwrap_or(usize::MAX)) as u64;
+        let nbytes = spec.nbytes().unwrap_or(usize::MAX);
         let (mut layout, mut spec) = (self, spec.clone());
-        let mut count = 1_u64;
-        while let Self::Shard(sharding) = layout {
-            most = most.saturating_add(sharding.index_size(&spec).saturating_mul(count));
-            let subchunks: u64 = sharding.grid(&spec).iter().product();
-            count = count.saturating_mul(subchunks);
-            (layout, spec) = (&sharding.inner, spec.with_shape(&sharding.chunk_shape));
+        let (mut count, mut indexes) = (1_u64, 0_u64);
+        loop {
+            match layout {
+                Self::Chunk(chain) => {
+                    let most = max_encoded(chain.widest(nbytes)) as u64;
+                    return most.saturating_add(indexes);
+                }
+                Self::Shard(sharding) => {
+                    indexes =
+                        indexes.saturating_add(sharding.index_size(&spec).saturating_mul(count));
+                    let subchunks: u64 = sharding.grid(&spec).iter().product();
+                    count = count.saturating_mul(subchunks);
+                    (layout, spec) = (&sharding.inner, spec.with_shape(&sharding.chunk_shape));
+                }
+            }
         }
-        most
     }
 
     /// Whether some of its codecs are foreign: they may wait, and an encoded chunk may have any size.
@@ -290,51 +326,14 @@ impl Sharding {
     }
 }
 
-/// A numcodecs compressor in the words of v3.
-fn v2_compressor(compressor: &Value, itemsize: usize) -> Result<Value, Error> {
-    let id = compressor["id"].as_str().unwrap_or_default();
-    let configuration = match id {
-        "zstd" => json!({
-            "level": compressor["level"].as_i64().unwrap_or(0),
-            "checksum": compressor["checksum"].as_bool().unwrap_or(false),
-        }),
-        "foreign" => json!({"number": compressor["number"]}),
-        "gzip" | "zlib" | "bz2" => json!({"level": compressor["level"].as_i64().unwrap_or(1)}),
-        "blosc" => {
-            // As numcodecs: where nothing is said, of the elements that there are.
-            let typesize = compressor["typesize"].as_u64().unwrap_or(itemsize as u64);
-            // numcodecs: -1 chooses bit shuffling for single bytes and byte shuffling for the rest.
-            let shuffle = match (compressor["shuffle"].as_i64().unwrap_or(1), typesize) {
-                (2, _) | (-1, 1) => "bitshuffle",
-                (1 | -1, _) => "shuffle",
-                (0, _) => "noshuffle",
-                (other, _) => {
-                    let text = format!("compressor \"blosc\" of Zarr v2: its shuffle is {other}");
-                    return Err(Error::unsupported(text));
-                }
-            };
-            json!({
-                "cname": compressor["cname"],
-                "clevel": compressor["clevel"],
-                "shuffle": shuffle,
-                "typesize": typesize,
-                "blocksize": compressor["blocksize"].as_u64().unwrap_or(0),
-            })
-        }
-        _ => return Err(Error::unsupported(format!("compressor {id:?} of Zarr v2"))),
-    };
-    // These two are extensions of v3, under the names that numcodecs gave them there.
-    let name = match id {
-        "zlib" | "bz2" => format!("numcodecs.{id}"),
-        _ => id.to_owned(),
-    };
-    Ok(json!({"name": name, "configuration": configuration}))
+fn unparsed(error: &serde_json::Error) -> Error {
+    Error::unsupported(format!("its metadata: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::element::{Element, Kind};
+    use crate::codec::element::Kind;
 
     #[test]
     fn nested_shards_are_layouts_of_layouts() {

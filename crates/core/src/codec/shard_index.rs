@@ -8,9 +8,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::codec::checksum::Checksum;
 use crate::codec::element::ChunkSpec;
 use crate::codec::layout::Sharding;
-use crate::codec::stage::{DecodeOptions, strip_crc32c};
+use crate::codec::stage::DecodeOptions;
 use crate::error::Error;
 use crate::memory::reserve;
 
@@ -51,7 +52,7 @@ impl ShardIndex {
             return Err(damaged(format!("its index has {} bytes", encoded.len())));
         }
         let entries = if sharding.checksum {
-            strip_crc32c(Cow::Borrowed(encoded), options.validate_checksums)?
+            Checksum::CRC32C.strip(Cow::Borrowed(encoded), options.validate_checksums)?
         } else {
             Cow::Borrowed(encoded)
         };

@@ -14,14 +14,15 @@ use zarrs::array::codec::api::{BytesToBytesCodecTraits, Codec};
 use zarrs::array::{BytesRepresentation, CodecOptions};
 use zarrs::metadata::v3::MetadataV3;
 
+use crate::codec::checksum::{CHECKSUM, Checksum};
 use crate::codec::foreign::ForeignCodec;
+use crate::codec::{lz4, numcodecs};
 use crate::error::Error;
 use crate::memory::{append, reserve, resize, zeroed};
 
+const MORE: &str = "more bytes than a chunk can have";
 /// The most room that a thread keeps for compressing.
 const KEPT_ROOM: usize = 8 << 20;
-/// Bytes of a checksum.
-const CHECKSUM: usize = 4;
 
 /// One bytes-to-bytes codec.
 #[derive(Debug, Clone)]
@@ -36,8 +37,9 @@ pub(crate) enum Stage {
     Blosc(Arc<dyn BytesToBytesCodecTraits>),
     /// Of elements of so many bytes.
     Shuffle(usize),
-    Crc32c,
-    Fletcher32,
+    /// With this acceleration.
+    Lz4(i32),
+    Checksum(Checksum),
     Foreign(Arc<dyn ForeignCodec>),
 }
 
@@ -108,12 +110,23 @@ impl Stage {
             "numcodecs.shuffle" => setting("elementsize")
                 .and_then(Value::as_u64)
                 .and_then(|size| usize::try_from(size).ok())
-                .filter(|size| *size > 0)
-                .map(Self::Shuffle)
-                .ok_or_else(|| refused(&"its elementsize is not a positive number")),
-            "crc32c" => Ok(Self::Crc32c),
-            "numcodecs.fletcher32" => Ok(Self::Fletcher32),
-            _ => Err(Error::unsupported(format!("codec {name:?}"))),
+                // numcodecs takes none for bytes too.
+                .map(|size| Self::Shuffle(size.max(1)))
+                .ok_or_else(|| refused(&"its elementsize is not a number")),
+            "numcodecs.lz4" => {
+                let acceleration = setting("acceleration").map_or(Some(1), Value::as_i64);
+                acceleration
+                    .and_then(|acceleration| i32::try_from(acceleration).ok())
+                    .map(Self::Lz4)
+                    .ok_or_else(|| refused(&"its acceleration is not a number"))
+            }
+            "numcodecs.zstd" | "numcodecs.gzip" | "numcodecs.blosc" => {
+                Self::new(&numcodecs::in_plain_words(codec)?)
+            }
+            _ => match Checksum::new(codec)? {
+                Some(checksum) => Ok(Self::Checksum(checksum)),
+                None => Err(Error::unsupported(format!("codec {name:?}"))),
+            },
         }
     }
 
@@ -122,12 +135,8 @@ impl Stage {
         let (Size::Exactly(most) | Size::AtMost(most)) = size;
         match (self, size) {
             (Self::Shuffle(_), _) => size,
-            (Self::Crc32c | Self::Fletcher32, Size::Exactly(_)) => {
-                Size::Exactly(most.saturating_add(CHECKSUM))
-            }
-            (Self::Crc32c | Self::Fletcher32, Size::AtMost(_)) => {
-                Size::AtMost(most.saturating_add(CHECKSUM))
-            }
+            (Self::Checksum(_), Size::Exactly(_)) => Size::Exactly(most.saturating_add(CHECKSUM)),
+            (Self::Checksum(_), Size::AtMost(_)) => Size::AtMost(most.saturating_add(CHECKSUM)),
             // Nothing is known of it.
             (Self::Foreign(_), _) => Size::AtMost(isize::MAX as usize),
             _ => Size::AtMost(max_encoded(most)),
@@ -158,7 +167,8 @@ impl Stage {
                 transpose(encoded, decoded, *size, self.elements(encoded, *size)?);
                 Ok(())
             }
-            Self::Blosc(_) | Self::Crc32c | Self::Fletcher32 => {
+            Self::Lz4(_) => lz4::decode(encoded, decoded),
+            Self::Blosc(_) | Self::Checksum(_) => {
                 let size = Size::Exactly(decoded.len());
                 let bytes = self.decode(Cow::Borrowed(encoded), size, shape, options)?;
                 same_size(self.name(), bytes.len(), decoded.len())?;
@@ -185,14 +195,18 @@ impl Stage {
                 })?;
                 Ok(Cow::Owned(decoded))
             }
-            (Self::Crc32c, _) => strip_crc32c(encoded, options.validate_checksums),
-            (Self::Fletcher32, _) => {
-                strip_checksum(self.name(), encoded, options.validate_checksums, fletcher32)
-            }
+            (Self::Checksum(sum), _) => sum.strip(encoded, options.validate_checksums),
             (Self::Blosc(zarrs), _) => unblosc(zarrs.as_ref(), encoded, size).map(Cow::Owned),
             (Self::Shuffle(_), _) => {
                 let mut decoded = zeroed(encoded.len())?;
                 self.decode_into(&encoded, &mut decoded, shape, options)?;
+                Ok(Cow::Owned(decoded))
+            }
+            (Self::Lz4(_), Size::AtMost(limit)) => {
+                let declared = lz4::declared(&encoded).filter(|size| *size <= limit);
+                let declared = declared.ok_or_else(|| Error::decode(self.name(), MORE))?;
+                let mut decoded = zeroed(declared)?;
+                lz4::decode(&encoded, &mut decoded)?;
                 Ok(Cow::Owned(decoded))
             }
             (_, Size::Exactly(size)) => {
@@ -248,14 +262,8 @@ impl Stage {
                 transpose(decoded, &mut into[start..], elements, *size);
                 Ok(())
             }
-            Self::Crc32c => {
-                append(into, decoded)?;
-                append(into, &crc32c::crc32c(decoded).to_le_bytes())
-            }
-            Self::Fletcher32 => {
-                append(into, decoded)?;
-                append(into, &fletcher32(decoded).to_le_bytes())
-            }
+            Self::Lz4(acceleration) => lz4::encode(decoded, *acceleration, into),
+            Self::Checksum(sum) => sum.add(decoded, into),
             Self::Foreign(codec) => codec.encode(shape, decoded, &mut |bytes| append(into, bytes)),
         }
     }
@@ -302,10 +310,7 @@ impl Stage {
                 _ => Error::decode(self.name(), error),
             })?;
         if decoded.len() > limit {
-            return Err(Error::decode(
-                self.name(),
-                "more bytes than a chunk can have",
-            ));
+            return Err(Error::decode(self.name(), MORE));
         }
         Ok(decoded)
     }
@@ -329,8 +334,8 @@ impl Stage {
             Self::Bz2(_) => "bz2",
             Self::Blosc(_) => "blosc",
             Self::Shuffle(_) => "shuffle",
-            Self::Crc32c => "crc32c",
-            Self::Fletcher32 => "fletcher32",
+            Self::Lz4(_) => "lz4",
+            Self::Checksum(sum) => sum.name(),
         }
     }
 }
@@ -340,51 +345,6 @@ impl Stage {
 pub(crate) const fn max_encoded(nbytes: usize) -> usize {
     const SLACK: usize = 1 << 20;
     nbytes.saturating_mul(2).saturating_add(SLACK)
-}
-
-/// Removes and, where wanted, compares the CRC32C that ends `encoded`.
-pub(crate) fn strip_crc32c(encoded: Cow<'_, [u8]>, validate: bool) -> Result<Cow<'_, [u8]>, Error> {
-    strip_checksum("crc32c", encoded, validate, crc32c::crc32c)
-}
-
-fn strip_checksum<'a>(
-    codec: &str,
-    encoded: Cow<'a, [u8]>,
-    validate: bool,
-    sum: impl Fn(&[u8]) -> u32,
-) -> Result<Cow<'a, [u8]>, Error> {
-    let Some(len) = encoded.len().checked_sub(CHECKSUM) else {
-        return Err(Error::decode(codec, "fewer bytes than a checksum has"));
-    };
-    if validate && sum(&encoded[..len]).to_le_bytes() != encoded[len..] {
-        return Err(Error::decode(codec, "the checksum does not match"));
-    }
-    Ok(match encoded {
-        Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..len]),
-        Cow::Owned(mut bytes) => {
-            bytes.truncate(len);
-            Cow::Owned(bytes)
-        }
-    })
-}
-
-/// Fletcher's checksum of 16-bit words as HDF5 has it: big-endian words, a zero after an odd length, and
-/// sums folded rather than reduced, so that 0xffff and 0 are two values
-/// (<https://github.com/HDFGroup/hdf5/blob/develop/src/H5checksum.c>).
-fn fletcher32(bytes: &[u8]) -> u32 {
-    /// Words whose sums cannot overflow 32 bits.
-    const WORDS: usize = 360;
-    let fold = |sum: u32| (sum & 0xffff) + (sum >> 16);
-    let (mut first, mut second) = (0, 0);
-    for block in bytes.chunks(2 * WORDS) {
-        for word in block.chunks(2) {
-            let low = word.get(1).copied().unwrap_or(0);
-            first += u32::from(u16::from_be_bytes([word[0], low]));
-            second += first;
-        }
-        (first, second) = (fold(first), fold(second));
-    }
-    fold(second) << 16 | fold(first)
 }
 
 /// Writes the rows of a table of bytes as columns.

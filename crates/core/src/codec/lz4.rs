@@ -1,0 +1,50 @@
+//! LZ4 as numcodecs frames it: the decoded size as 32 bits, little-endian, then one block.
+
+use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress_to_buffer};
+
+use crate::error::Error;
+use crate::memory::resize;
+
+/// Bytes of the decoded size.
+const SIZE: usize = 4;
+
+/// The decoded size that `encoded` declares.
+pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
+    let (size, _) = encoded.split_first_chunk::<SIZE>()?;
+    usize::try_from(i32::from_le_bytes(*size)).ok()
+}
+
+/// Decodes into a buffer of the decoded size.
+///
+/// # Errors
+/// [`Error::Decode`] when that is not what the bytes declare and hold.
+pub(crate) fn decode(encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
+    let damaged = |reason: String| Error::decode("lz4", reason);
+    let size = declared(encoded).and_then(|size| i32::try_from(size).ok());
+    let Some(size) = size.filter(|size| usize::try_from(*size) == Ok(decoded.len())) else {
+        return Err(damaged(
+            "it declares another size than the chunk has".into(),
+        ));
+    };
+    let written = decompress_to_buffer(&encoded[SIZE..], Some(size), decoded);
+    match written {
+        Ok(written) if written == decoded.len() => Ok(()),
+        Ok(written) => Err(damaged(format!("it holds {written} bytes"))),
+        Err(error) => Err(damaged(error.to_string())),
+    }
+}
+
+/// Encodes to the end of `into`.
+///
+/// # Errors
+/// [`Error::Encode`] when LZ4 refuses, as for more than 2 GB; [`Error::Memory`] when there is no memory.
+pub(crate) fn encode(decoded: &[u8], acceleration: i32, into: &mut Vec<u8>) -> Result<(), Error> {
+    let refused = |error: std::io::Error| Error::encode("lz4", error);
+    let bound = compress_bound(decoded.len()).map_err(refused)? + SIZE;
+    let start = into.len();
+    resize(into, start + bound)?;
+    let mode = CompressionMode::FAST(acceleration);
+    let written = compress_to_buffer(decoded, Some(mode), true, &mut into[start..]);
+    into.truncate(start + written.map_err(refused)?);
+    Ok(())
+}
