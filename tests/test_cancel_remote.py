@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.indexing import BasicIndexer
 
-from support.remote import served, until_shared
+from support.remote import opened, served, until_shared
+from support.servers import Rule
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -55,6 +57,62 @@ async def test_cancelled_task_aborts_its_requests(range_server: RangeServer, nat
     await assert_all_were_aborted(range_server, CHUNKS)
     assert native.stats()["requests_in_flight"] == 0
     await assert_next_read_works(range_server, array)
+
+
+async def until_failing(package: ModuleType, requests: int) -> None:
+    """Wait until so many requests wait to be tried again."""
+    while len(package._rust.failing()) < requests:  # noqa: ASYNC110 - a pause between two attempts has no event
+        await asyncio.sleep(0.001)
+
+
+async def test_cancelled_read_tells_what_had_failed(range_server: RangeServer, native: ModuleType) -> None:
+    other = await served(range_server, VALUES, chunks=(64,))
+    patient = {
+        "max_retries": 5,
+        "backoff": {"init_backoff": timedelta(seconds=50), "max_backoff": timedelta(minutes=1)},
+    }
+    array = await opened(range_server, retry_config={**patient, "retry_timeout": timedelta(hours=1)})
+    range_server.config(rules=[Rule(action="status", path="/c/[0-4]$", status=503)])
+    reading = asyncio.create_task(array.getitem(slice(None)))
+    await until_failing(native, 5)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await reading
+    *notes, more = cancelled.value.__notes__
+    assert len(notes) == 3
+    for note in notes:
+        assert note.startswith('when this was cancelled, it was to be tried again: get of "c/')
+        assert note.endswith("failed with HTTP status 503: the server answered 503 Service Unavailable")
+    assert more == "and 2 more"
+    assert native._rust.failing() == []
+    range_server.config(rules=[])
+    np.testing.assert_array_equal(await other.getitem(slice(0, 64)), VALUES[:64])
+
+
+async def test_deadline_tells_what_had_failed(range_server: RangeServer, native: ModuleType) -> None:
+    array = await served(range_server, VALUES, chunks=(64,))
+    range_server.config(rules=[Rule(action="status", path="/c/7$", status=429, headers={"Retry-After": "19"})])
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TimeoutError) as late:  # noqa: PT012 - the deadline is what is tested
+        async with asyncio.timeout(None) as deadline:
+            reading = asyncio.create_task(until_failing(native, 1))
+            reading.add_done_callback(lambda _: deadline.reschedule(loop.time()))
+            await array.getitem(slice(None))
+    assert late.value.__cause__ is not None
+    [note] = late.value.__cause__.__notes__
+    assert 'get of "c/7"' in note
+    assert "429 Too Many Requests" in note
+
+
+async def test_cancelled_read_of_a_slow_server_has_no_notes(range_server: RangeServer) -> None:
+    array = await served(range_server, VALUES, chunks=(64,))
+    range_server.hold()
+    reading = asyncio.create_task(array.getitem(slice(None)))
+    await range_server.wait_async(held=CHUNKS)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await reading
+    assert not hasattr(cancelled.value, "__notes__")
 
 
 async def test_cancelled_read_sends_none_of_the_requests_that_waited(range_server: RangeServer) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+_NOTES = 3
+"""Failures that are told of a batch that is cancelled."""
+
 
 async def run(
     start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
@@ -42,7 +45,8 @@ async def _run(
     running = start(future, batch, array, drop_axes)
     try:
         results: tuple[Any, ...] = await future
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
+        _note_failures(error, batch)
         running.abort()
         await _drained(running)
         raise
@@ -52,6 +56,16 @@ async def _run(
             running.stop()
         raise
     return results
+
+
+def _note_failures(error: asyncio.CancelledError, batch: list[Any]) -> None:
+    """Say what went wrong so far: under a deadline, a store that fails looks like one that is slow."""
+    keys = {item[0].path for item in batch}
+    failures = [words for key, words in _rust.failing() if key in keys]
+    for words in failures[:_NOTES]:
+        error.add_note(f"when this was cancelled, it was to be tried again: {words}")
+    if len(failures) > _NOTES:
+        error.add_note(f"and {len(failures) - _NOTES} more")
 
 
 async def _drained(running: _rust.Running) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "begin_call",
     "configure",
     "end_iteration",
+    "failing",
     "held",
     "is_native",
     "shutdown",
@@ -177,6 +178,9 @@ def held() -> dict[str, int]:
     ``memory_kib``, ``requests``, ``local_units`` and ``cpu_jobs`` are permits; ``flights``, ``index_loads`` and
     ``locks`` are objects.
     """
+
+def failing() -> list[tuple[str, str]]:
+    """Return the last failures of requests that are being tried again, as key and words; of all batches."""
 
 def shutdown() -> None:
     """End what is under way, within a bounded time; for the end of the interpreter."""

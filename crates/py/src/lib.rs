@@ -31,5 +31,5 @@ mod _rust {
     #[pymodule_export]
     use super::call::{begin_call, end_iteration};
     #[pymodule_export]
-    use super::process::{configure, held, shutdown, stats};
+    use super::process::{configure, failing, held, shutdown, stats};
 }

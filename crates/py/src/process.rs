@@ -169,6 +169,16 @@ pub(crate) fn held(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(held)
 }
 
+/// The last failures of requests that are being tried again: key, and the failure in words.
+#[pyfunction]
+pub(crate) fn failing() -> PyResult<Vec<(String, String)>> {
+    let failures = Process::current()?.engine.failing();
+    Ok(failures
+        .iter()
+        .map(|failure| (failure.key.to_string(), failure.to_string()))
+        .collect())
+}
+
 /// Ends what is under way, within a bounded time; for the end of the interpreter.
 #[pyfunction]
 pub(crate) fn shutdown(py: Python<'_>) {

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use crate::batch::Array;
 use crate::copy::selection::Selection;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::limits::permits::Admission;
 use crate::limits::pool::Pool;
 use crate::share::fetches::{Fetches, Span, Subchunks, Whole};
@@ -117,6 +117,12 @@ impl Engine {
             ("locks", self.locks.len()),
         ];
         self.admission.held().into_iter().chain(shared).collect()
+    }
+
+    /// The last failures of requests that are being tried again, those of all batches.
+    #[must_use]
+    pub fn failing(&self) -> Vec<StoreError> {
+        self.clients.failing()
     }
 
     /// The remote store of this configuration; equal configurations share one client and its pool.

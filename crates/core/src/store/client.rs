@@ -22,7 +22,9 @@ use parking_lot::Mutex;
 
 use super::answer::Answer;
 use super::body::{Cut, Passing, Wanted, first_bytes, measured, stalled};
+use super::failing::Failing;
 use super::transport;
+use crate::error::StoreError;
 use crate::limits::adaptive::AdaptiveBound;
 use crate::stats::Stats;
 
@@ -39,6 +41,7 @@ const KEPT_CLIENTS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 #[derive(Debug, Clone)]
 pub(crate) struct HttpClients {
     pub(super) stats: Arc<Stats>,
+    pub(super) failing: Arc<Failing>,
     adaptive: Arc<AdaptiveBound>,
     kept: Arc<Mutex<LruCache<ClientSettings, HttpClient>>>,
 }
@@ -56,6 +59,7 @@ impl HttpClients {
     pub(crate) fn new(stats: &Arc<Stats>, adaptive: &Arc<AdaptiveBound>) -> Self {
         Self {
             stats: Arc::clone(stats),
+            failing: Arc::default(),
             adaptive: Arc::clone(adaptive),
             kept: Arc::new(Mutex::new(LruCache::new(KEPT_CLIENTS))),
         }
@@ -69,6 +73,11 @@ impl HttpClients {
             adaptive: Arc::clone(&self.adaptive),
             stall,
         })
+    }
+
+    /// The last failures of requests that are being tried again.
+    pub(crate) fn failing(&self) -> Vec<StoreError> {
+        self.failing.now()
     }
 
     #[cfg(test)]

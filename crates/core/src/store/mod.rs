@@ -7,6 +7,7 @@
 mod answer;
 mod body;
 mod client;
+mod failing;
 mod hedge;
 mod local;
 mod location;

@@ -133,6 +133,7 @@ impl RemoteConfig {
             retry,
             retry_timeout_set: self.retry_timeout_ms.is_some(),
             stats: Arc::clone(&clients.stats),
+            failing: Arc::clone(&clients.failing),
             times: Times::default(),
             suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
             conditions: AtomicBool::new(conditions),

@@ -17,6 +17,7 @@ use object_store::{
 
 use super::answer::Answer;
 use super::body::NoMemory;
+use super::failing::Failing;
 use super::hedge::{Hedge, Times};
 use super::retry::{Overlong, Truncated};
 use super::{Condition, Fetched, Get, Part, Put, Validator};
@@ -41,6 +42,7 @@ pub struct RemoteStore {
     /// Whether the store's settings say for how long retries are begun.
     pub(super) retry_timeout_set: bool,
     pub(super) stats: Arc<Stats>,
+    pub(super) failing: Arc<Failing>,
     pub(super) times: Times,
     /// Whether the store takes suffix ranges; learnt from its first refusal.
     pub(super) suffixes: AtomicBool,

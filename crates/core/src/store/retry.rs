@@ -80,6 +80,7 @@ impl RemoteStore {
         let began = Instant::now();
         let mut pauses = Pauses::new(&self.retry.backoff);
         let mut attempts = 0;
+        let mut request = self.failing.request();
         loop {
             attempts += 1;
             let answer = Arc::new(Answer::default());
@@ -103,8 +104,9 @@ impl RemoteStore {
                     self.refusal(operation, key, attempts, took, &failure),
                 ));
             }
-            self.stats.retries.add(1);
+            request.failed(self.failed(operation, key, attempts, &failure));
             tokio::time::sleep(pause).await;
+            self.stats.retries.add(1);
         }
     }
 
@@ -116,6 +118,34 @@ impl RemoteStore {
         took: Duration,
         failure: &Failure,
     ) -> Refusal {
+        let mut error = self.failed(operation, key, attempts, failure);
+        if attempts > 1 {
+            error.reason = format!(
+                "{}; given up after {:.1} s",
+                error.reason,
+                took.as_secs_f64()
+            )
+            .into();
+        }
+        let unsupported = matches!(
+            failure.error,
+            object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. }
+        );
+        Refusal {
+            status: error.status,
+            error: error.into(),
+            unsupported,
+        }
+    }
+
+    /// A failure in words, after so many attempts.
+    fn failed(
+        &self,
+        operation: &'static str,
+        key: &str,
+        attempts: u32,
+        failure: &Failure,
+    ) -> StoreError {
         let status = failure.failed_status();
         let kind = match (&failure.error, status) {
             (
@@ -128,28 +158,15 @@ impl RemoteStore {
             _ if failure.timed_out() => StoreErrorKind::Timeout,
             _ => StoreErrorKind::Other,
         };
-        let mut reason = failure.reason();
-        if attempts > 1 {
-            let _ = write!(reason, "; given up after {:.1} s", took.as_secs_f64());
-        }
-        let error = StoreError {
+        StoreError {
             kind,
             operation,
             key: key.into(),
             store: self.name.as_str().into(),
             status,
             attempts,
-            reason: reason.into(),
+            reason: failure.reason().into(),
             source: None,
-        };
-        let unsupported = matches!(
-            failure.error,
-            object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. }
-        );
-        Refusal {
-            error: error.into(),
-            status,
-            unsupported,
         }
     }
 }
@@ -392,6 +409,7 @@ mod tests {
             retry: defaults(),
             retry_timeout_set: false,
             stats: Arc::default(),
+            failing: Arc::default(),
             times: super::super::hedge::Times::default(),
             suffixes: AtomicBool::new(true),
             conditions: AtomicBool::new(false),
@@ -469,6 +487,23 @@ mod tests {
         };
         let (error, took) = failed(&patient).await;
         assert_eq!((41, 1200.0), (error.attempts, took.round()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_tried_again_tells_its_last_failure_until_it_ends() {
+        let store = store(Server::Answers(503));
+        let read = store.get("c/0", &Part::Whole, None, 1 << 20, None);
+        assert!(store.failing.now().is_empty());
+        let waited = tokio::time::timeout(Duration::from_millis(150), read).await;
+        assert!(waited.is_err());
+        assert!(store.failing.now().is_empty(), "nobody waits any more");
+        let mut read = Box::pin(store.get("c/0", &Part::Whole, None, 1 << 20, None));
+        let waited = tokio::time::timeout(Duration::from_millis(50), read.as_mut()).await;
+        assert!(waited.is_err());
+        let [failure] = store.failing.now().try_into().unwrap();
+        assert_eq!((1, Some(503)), (failure.attempts, failure.status));
+        assert!(read.await.is_err());
+        assert!(store.failing.now().is_empty());
     }
 
     #[test]
