@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,7 @@ import zarrs_async
 from zarrs_async import exceptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from types import ModuleType
 
     from support.servers import RangeServer, S3Server
@@ -92,6 +93,17 @@ def url(
 
 
 @pytest.fixture
+def _logging_as_before() -> Iterator[None]:
+    """Undo what a page does to the log of the process."""
+    loggers = [logging.getLogger(), logging.getLogger("zarrs_async")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+@pytest.fixture
 def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the environment say where the bucket is, as it does for users."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
@@ -99,6 +111,7 @@ def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AWS_ENDPOINT", s3_server.endpoint)
 
 
+@pytest.mark.usefixtures("_logging_as_before")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 async def test_each_block_runs(page: Path, url: str, request: pytest.FixtureRequest) -> None:
     code = [block.code for block in blocks(page) if block.why is None]
