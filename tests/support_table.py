@@ -13,6 +13,7 @@ from typing import Any
 import numcodecs  # type: ignore[import-untyped]
 import numpy as np
 import zarr.codecs
+import zarr.dtype as zd
 from numcodecs.fletcher32 import Fletcher32  # type: ignore[import-untyped]
 from oracle import OURS, created
 from zarr.abc.codec import ArrayArrayCodec
@@ -29,6 +30,8 @@ Arguments = dict[str, Any]
 NONE: Arguments = {"filters": (), "compressors": ()}
 NAMES: dict[str, Arguments] = {
     "`bytes`": {"serializer": BytesCodec(endian="big")},
+    "`vlen-utf8`": {"dtype": "string"},
+    "`vlen-bytes`": {"dtype": zd.VariableLengthBytes()},
     "`transpose`": {"filters": [TransposeCodec(order=(1, 0))]},
     "`sharding_indexed`: nested, index at either end, subchunks in any order": {
         "serializer": ShardingCodec(
@@ -74,11 +77,11 @@ NUMCODECS: list[tuple[str, Any, str]] = [
 """What is special of a row, and a codec of numcodecs' with a data type that it takes."""
 
 
-def how(dtype: str, **arguments: Any) -> str:
+def how(dtype: Any, **arguments: Any) -> str:
     """Write and read an array, and say whose code did."""
     array = created(MemoryStore(), OURS, shape=(8, 8), chunks=(8, 8), dtype=dtype, **arguments)
-    values = np.arange(64).reshape(8, 8).astype(dtype)
-    array[...] = values
+    values = np.arange(64).reshape(8, 8)
+    array[...] = np.full((8, 8), b"x", dtype=object) if array.dtype == object else values.astype(array.dtype)
     array[...]
     told = zarrs_async.explain(array)
     if told.fallback is not None:
@@ -91,7 +94,9 @@ def table() -> str:
     rows = [("codec", "Zarr v3", "Zarr v2"), ("---", "---", "---")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows += [(name, how("u2", **NONE | arguments), "") for name, arguments in NAMES.items()]
+        for name, arguments in NAMES.items():
+            v2 = how(**arguments, zarr_format=2) if "dtype" in arguments else ""
+            rows.append((name, how(**{"dtype": "u2", **NONE, **arguments}), v2))
         for special, codec, dtype in NUMCODECS:
             settings = codec.get_config()
             name = settings.pop("id")

@@ -153,18 +153,3 @@ async def test_gathered_batches_are_each_counted(counted: ModuleType) -> None:
     await asyncio.gather(*writes)
     assert counted.stats()["fallback_batches"] == 20
     assert int(np.asarray(await array.getitem(...)).sum()) == 2 * sum(range(0, 40, 2))
-
-
-@pytest.mark.filterwarnings("ignore:zarrs_async does not support")
-@pytest.mark.usefixtures("counted")
-@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_variable_lengths(zarr_format: Any) -> None:
-    values = np.array(["a", "", "ünï", "long " * 50, "e"], dtype=object)
-    array = zarr.create_array(MemoryStore(), shape=(5,), chunks=(2,), dtype="string", zarr_format=zarr_format)
-    array[...] = values
-    array[1] = values[3]
-    values[1] = values[3]
-    assert np.asarray(array[...]).tolist() == values.tolist()
-    assert np.asarray(array[1:4:2]).tolist() == values[1:4:2].tolist()
-    assert np.asarray(opened(array.store, DEFAULT)[...]).tolist() == values.tolist()

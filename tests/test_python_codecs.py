@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pytest
 import zarr
+import zarr.dtype as zd
 from oracle import DEFAULT, OURS, created, keys, opened, stored
 from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import GzipCodec, ShardingCodec, VLenBytesCodec, VLenUTF8Codec, ZstdCodec
 from zarr.registry import register_codec
 from zarr.storage import LocalStore, MemoryStore
 
@@ -284,6 +286,37 @@ def test_a_fill_value_that_is_not_equal_to_itself(zarr_format: Any) -> None:
         )
         array[...] = np.full(4, fill, dtype)
         assert len(stored(array)) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3 specification")
+@pytest.mark.filterwarnings("ignore:The codec `vlen-.*` is currently not part in the Zarr format 3 specification")
+@pytest.mark.parametrize("dtype", ["string", zd.VariableLengthBytes()], ids=["text", "binary"])
+def test_elements_of_any_length(native: ModuleType, dtype: Any) -> None:
+    """What makes bytes of them stays native before an unknown codec; beside shards Python does it all."""
+    values = np.empty(10, dtype=object)
+    values[:] = ["", "a", "ünï", "x" * 15, "y" * 16, "\0", "z" * 300, "b", "c", ""]
+    if dtype != "string":
+        values[:] = [text.encode() for text in values]
+    serializer: Any = VLenUTF8Codec() if dtype == "string" else VLenBytesCodec()
+    sharding = ShardingCodec(chunk_shape=(5,), codecs=[serializer, ZstdCodec()])
+    for use in (
+        {"compressors": [InvertCodec()]},
+        {"compressors": [InvertCodec()], "shards": (10,)},
+        {"serializer": sharding, "compressors": [GzipCodec()], "chunks": (10,)},
+    ):
+        before = native.stats()["python_codec_calls"]
+        made = []
+        for path in (OURS, DEFAULT):
+            arguments: dict[str, Any] = {"shape": (10,), "chunks": (5,), "dtype": dtype, **use}
+            array = created(MemoryStore(), path, **arguments)
+            array[...] = values
+            array[2:4] = values[3:5]
+            made.append(np.asarray(array[...]).tolist())
+            assert np.asarray(opened(array.store, DEFAULT)[...]).tolist() == made[-1]
+        assert made[0] == made[1]
+        assert native.stats()["python_codec_calls"] > before
 
 
 PROGRAM = """

@@ -14,7 +14,9 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numcodecs  # type: ignore[import-untyped]
 import numpy as np
+import zarr.dtype as zd
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 from zarr.codecs import ShardingCodec
 from zarr.codecs._v2 import V2Codec
@@ -75,6 +77,8 @@ class Step:
         if array.shape != shape:
             msg = f"codec {self.name} made an array of shape {array.shape} of a chunk of shape {shape}"
             raise ValueError(msg)
+        if self._of_bytes is not None:
+            return _bytes(np.frombuffer(self._of_bytes.encode(np.ascontiguousarray(array, dtype=object)), np.uint8))
         return _bytes(array.astype(self._dtype, copy=False))
 
     def encode(self, shape: tuple[int, ...], data: bytearray) -> np.ndarray[Any, Any]:
@@ -97,11 +101,22 @@ class Step:
         return bool(self._chunk(shape, data).all_equal(fill_value(self._spec)))
 
     @property
+    def _of_bytes(self) -> Any:  # noqa: ANN401  # numcodecs is untyped
+        """What the engine takes for the bytes of elements of any length."""
+        kind: type = type(self._spec.dtype)
+        if kind is zd.VariableLengthUTF8:
+            return numcodecs.VLenUTF8()
+        return numcodecs.VLenBytes() if kind is zd.VariableLengthBytes else None
+
+    @property
     def _dtype(self) -> np.dtype[Any]:
         dtype: np.dtype[Any] = self._spec.dtype.to_native_dtype()
         return dtype
 
     def _chunk(self, shape: tuple[int, ...], data: bytes | bytearray) -> NDBuffer:
+        if self._of_bytes is not None:
+            array = self._of_bytes.decode(data).reshape(shape).astype(self._dtype)
+            return cpu.buffer_prototype.nd_buffer.from_numpy_array(array)
         # numpy forgets the byte order of times without a unit.
         array = np.ndarray(shape, self._dtype, buffer=data).view(self._dtype)
         return cpu.buffer_prototype.nd_buffer.from_numpy_array(array)

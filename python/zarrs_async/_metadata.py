@@ -23,6 +23,8 @@ from zarr.codecs import (
     GzipCodec,
     ShardingCodec,
     TransposeCodec,
+    VLenBytesCodec,
+    VLenUTF8Codec,
     ZstdCodec,
 )
 
@@ -51,7 +53,12 @@ _DTYPES = {
     *(zd.Float16, zd.Float32, zd.Float64, zd.Complex64, zd.Complex128, zd.DateTime64, zd.TimeDelta64),
     *(zd.FixedLengthUTF32, zd.NullTerminatedBytes, zd.RawBytes),
 }
-_CODECS = {BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec}
+_VARIABLE: dict[type, str] = {zd.VariableLengthUTF8: "text", zd.VariableLengthBytes: "binary"}
+"""Data types whose elements have any length."""
+_CODECS = {
+    *(BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec),
+    *(VLenBytesCodec, VLenUTF8Codec),
+}
 _NUMCODECS = {
     *(numcodecs.AsType, numcodecs.BitRound, numcodecs.Delta, numcodecs.FixedScaleOffset, numcodecs.PackBits),
     *(numcodecs.Quantize, numcodecs.BZ2, numcodecs.Blosc, numcodecs.GZip, numcodecs.LZ4, numcodecs.Shuffle),
@@ -67,6 +74,10 @@ _NEW_NUMPY = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
 """Whether arithmetic of an array and a number does not depend on the number."""
 
 
+_TO_BYTES = {numcodecs.VLenUTF8, numcodecs.VLenBytes}
+"""Filters of Zarr v2 that make bytes of elements of any length."""
+
+
 def encoding_v2(metadata: ArrayV2Metadata) -> dict[str, Any]:
     """Say how chunks of Zarr v2 are encoded.
 
@@ -76,8 +87,13 @@ def encoding_v2(metadata: ArrayV2Metadata) -> dict[str, Any]:
         When a codec is of a class that the engine does not stand in for, or has such settings.
     """
     dtype = metadata.dtype.to_native_dtype()
-    filters = []
-    for filter_ in metadata.filters or ():
+    filters, texts = [], None
+    to_bytes, *others = metadata.filters or (None,)
+    if to_bytes is not None and type(metadata.dtype) in _VARIABLE and type(to_bytes) in _TO_BYTES:
+        texts = to_bytes.codec_id
+    elif to_bytes is not None:
+        others = [to_bytes, *others]
+    for filter_ in others:
         described = _numcodec(filter_, dtype, f'filter "{filter_.codec_id}" of Zarr v2, class {_name(filter_)}')
         if type(filter_) is numcodecs.BitRound and metadata.order == "F" and len(metadata.shape) > 1:
             msg = 'filter "bitround" of Zarr v2 in F order, which changes the order'
@@ -87,7 +103,13 @@ def encoding_v2(metadata: ArrayV2Metadata) -> dict[str, Any]:
     codec, compressor = metadata.compressor, None
     if codec is not None:
         compressor = _numcodec(codec, dtype, f'compressor "{codec.codec_id}" of Zarr v2, class {_name(codec)}')
-    return {"filters": filters, "compressor": compressor, "order": metadata.order, "ndim": len(metadata.shape)}
+    return {
+        "filters": filters,
+        "compressor": compressor,
+        "order": metadata.order,
+        "ndim": len(metadata.shape),
+        "texts": texts,
+    }
 
 
 def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
@@ -97,7 +119,8 @@ def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
     -------
     tuple
         Its bytes, how it compares, the bytes that a change of byte order reverses, whether it is big-endian.
-        What compares as ``"foreign"`` is known to its codecs only: structures, and data types that are not
+        ``"text"`` and ``"binary"`` have any length: arrays hold references to them. What compares as
+        ``"foreign"`` is known to its codecs only: structures, and data types that are not
         zarr's own.
 
     Raises
@@ -106,6 +129,8 @@ def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
         When elements are Python objects, or have no bytes.
     """
     dtype = metadata.dtype.to_native_dtype()
+    if type(metadata.dtype) in _VARIABLE:
+        return dtype.itemsize, _VARIABLE[type(metadata.dtype)], 1, sys.byteorder == "big"
     if dtype.hasobject or dtype.itemsize == 0:
         msg = f"data type {dtype}" if type(metadata.dtype).__module__.startswith("zarr.") else _name(metadata.dtype)
         raise UnsupportedError(msg)
@@ -119,9 +144,12 @@ def element(metadata: ArrayMetadata) -> tuple[int, str, int, bool]:
 
 
 def fill(metadata: ArrayMetadata) -> bytes:
-    """Give the fill value: one element, as it stands in the array."""
+    """Give the fill value: one element as it stands in the array, or its bytes where elements have any length."""
+    value = fill_value(metadata)
+    if type(metadata.dtype) in _VARIABLE:
+        return value.encode() if isinstance(value, str) else bytes(value)
     one = empty((), metadata.dtype.to_native_dtype())
-    one[...] = fill_value(metadata)
+    one[...] = value
     return one.tobytes()
 
 
@@ -132,7 +160,8 @@ def fill_value(of: ArrayMetadata | ArraySpec) -> Any:  # noqa: ANN401  # a scala
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Make an array of this very data type: numpy forgets the byte order of times without a unit."""
-    return np.empty(shape, dtype).view(dtype)
+    array = np.empty(shape, dtype)
+    return array if dtype.kind in "OT" else array.view(dtype)
 
 
 def chain(codecs: Iterable[Codec], data_type: ZDType[Any, Any]) -> list[dict[str, Any]]:

@@ -30,14 +30,16 @@ class NativeArray:
     metadata : str
         How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``filters``, ``compressor``, ``order`` and
         ``ndim`` of Zarr v2. ``{"name": "foreign", "configuration": {"number": n}}`` in place of a codec, or of
-        the first codecs of a chain, is the step of that number; so is ``first``, in place of all of Zarr v2.
+        the first codecs of a chain, is the step of that number; so is ``first``, in place of all of Zarr v2,
+        where ``texts`` names the filter that makes bytes of elements of any length.
     steps : list
         The array's codecs that Python runs, each a ``zarrs_async._codecs.Step``.
     element : tuple[int, str, int, bool]
-        Bytes of one element, how it compares (``"bits"``, ``"float"``, ``"complex"`` or ``"foreign"``),
-        bytes of the parts that a change of byte order reverses, and whether it is big-endian in memory.
+        Bytes of one element, how it compares (``"bits"``, ``"float"``, ``"complex"``, ``"text"``, ``"binary"``
+        or ``"foreign"``), bytes of the parts that a change of byte order reverses, and whether it is big-endian
+        in memory. Texts and binary elements have any length: arrays hold references to them.
     fill : bytes
-        The fill value, one element.
+        The fill value, one element, or its bytes where elements have any length.
     store : dict
         Where the chunks are, as ``zarrs_async._stores.describe`` says it.
     settings : dict

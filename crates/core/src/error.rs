@@ -156,6 +156,12 @@ impl Error {
         }
     }
 
+    /// No memory for `nbytes` bytes, of a chunk that the engine names.
+    #[must_use]
+    pub fn no_memory(nbytes: usize) -> Self {
+        Self::memory(nbytes)
+    }
+
     pub(crate) fn memory(nbytes: usize) -> Self {
         Self::Memory {
             key: "".into(),

@@ -43,7 +43,7 @@ pub use batch::{Array, Batch, BatchError, Item, Settings, Spec};
 pub use codec::element::{ChunkSpec, Element, Kind};
 pub use codec::foreign::ForeignCodec;
 pub use codec::layout::Layout;
-pub use copy::buffer::OutBuffer;
+pub use copy::buffer::{OutBuffer, Texts};
 pub use copy::positions::Positions;
 pub use copy::selection::{Axis, Selection};
 pub use engine::{Engine, Limits};

@@ -31,14 +31,16 @@ use crate::store::Description;
 /// metadata : str
 ///     How chunks are encoded, as JSON: ``codecs`` of Zarr v3; or ``filters``, ``compressor``, ``order`` and
 ///     ``ndim`` of Zarr v2. ``{"name": "foreign", "configuration": {"number": n}}`` in place of a codec, or of
-///     the first codecs of a chain, is the step of that number; so is ``first``, in place of all of Zarr v2.
+///     the first codecs of a chain, is the step of that number; so is ``first``, in place of all of Zarr v2,
+///     where ``texts`` names the filter that makes bytes of elements of any length.
 /// steps : list
 ///     The array's codecs that Python runs, each a ``zarrs_async._codecs.Step``.
 /// element : tuple[int, str, int, bool]
-///     Bytes of one element, how it compares (``"bits"``, ``"float"``, ``"complex"`` or ``"foreign"``),
-///     bytes of the parts that a change of byte order reverses, and whether it is big-endian in memory.
+///     Bytes of one element, how it compares (``"bits"``, ``"float"``, ``"complex"``, ``"text"``, ``"binary"``
+///     or ``"foreign"``), bytes of the parts that a change of byte order reverses, and whether it is big-endian
+///     in memory. Texts and binary elements have any length: arrays hold references to them.
 /// fill : bytes
-///     The fill value, one element.
+///     The fill value, one element, or its bytes where elements have any length.
 /// store : dict
 ///     Where the chunks are, as ``zarrs_async._stores.describe`` says it.
 /// settings : dict
@@ -80,6 +82,10 @@ pub(crate) struct Running {
 #[pymethods]
 impl NativeArray {
     #[new]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "extracted from Python's list"
+    )]
     fn new(
         metadata: &str,
         steps: Vec<Bound<'_, PyAny>>,
@@ -94,12 +100,14 @@ impl NativeArray {
             "complex" => Kind::Complex,
             "bits" => Kind::Bits,
             "foreign" => Kind::Foreign,
+            "text" => Kind::Text,
+            "binary" => Kind::Binary,
             other => {
                 let message = format!("elements do not compare as {other:?}");
                 return Err(PyValueError::new_err(message));
             }
         };
-        if size == 0 || fill.len() != size {
+        if size == 0 || (fill.len() != size && !kind.is_variable()) {
             return Err(PyValueError::new_err("the fill value is not one element"));
         }
         let element = Element {

@@ -13,6 +13,7 @@ use crate::buffer::Memory;
 use crate::errors;
 use crate::indexing::{self, Outside};
 use crate::process::Process;
+use crate::texts;
 
 /// What of an `ArraySpec` the engine needs, read once for each of them.
 struct Read<'py> {
@@ -49,7 +50,8 @@ pub(crate) fn parse(
         since,
     } = context;
     let py = batch_info.py();
-    let memory = Memory::of(buffer, reading, &process.interpreter)?;
+    let texts = texts::of(buffer, element.kind, &process.calls)?;
+    let memory = Memory::of(buffer, reading, texts, &process.interpreter)?;
     let outside = Outside {
         shape: &memory.shape,
         strides: &memory.strides,

@@ -1,4 +1,6 @@
-//! Python's memory as the engine sees it. The bindings' only unsafe code.
+//! Python's memory as the engine sees it. With `texts`, the bindings' only unsafe code.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -6,7 +8,7 @@ use parking_lot::Mutex;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use zarrs_async_core::OutBuffer;
+use zarrs_async_core::{OutBuffer, Texts};
 
 use crate::interpreter::{Held, Interpreter};
 
@@ -37,6 +39,7 @@ impl Memory {
     pub(crate) fn of(
         array: &Bound<'_, PyUntypedArray>,
         writing_to: bool,
+        texts: Option<Arc<dyn Texts>>,
         interpreter: &Interpreter,
     ) -> PyResult<Self> {
         let writeable: bool = array.getattr("flags")?.getattr("writeable")?.extract()?;
@@ -77,6 +80,10 @@ impl Memory {
         let buffer = unsafe {
             let base = (*array.as_array_ptr()).fields.data.cast::<u8>();
             OutBuffer::new(base, low..high, Box::new(owner))
+        };
+        let buffer = match texts {
+            Some(texts) => buffer.of_texts(texts),
+            None => buffer,
         };
         Ok(Self {
             buffer,

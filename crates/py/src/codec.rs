@@ -34,7 +34,7 @@ struct CallsState {
 }
 
 impl Calls {
-    fn begin(&self) -> Result<Call<'_>, Error> {
+    pub(crate) fn begin(&self) -> Result<Call<'_>, Error> {
         let mut state = self.state.lock();
         if state.ended {
             return Err(Error::Stopped("the interpreter is ending".into()));
@@ -57,7 +57,7 @@ impl Calls {
 }
 
 /// A codec that runs, until dropped.
-struct Call<'a>(&'a Calls);
+pub(crate) struct Call<'a>(&'a Calls);
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {

@@ -19,6 +19,7 @@ mod indexing;
 mod interpreter;
 mod process;
 mod store;
+mod texts;
 
 use pyo3::prelude::*;
 

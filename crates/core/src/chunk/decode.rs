@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::chunk::texts;
 use crate::codec::chain::Chain;
 use crate::codec::element::ChunkSpec;
 use crate::codec::layout::{Layout, Sharding};
@@ -79,7 +80,7 @@ pub(crate) fn place(
                     let bytes = bytes_of(encoded, &range)?;
                     place(&sharding.inner, &subspec, bytes, &wants, inner)
                 } else {
-                    fill(&subspec, &wants);
+                    fill(&subspec, &wants)?;
                     Ok(())
                 }
             })
@@ -89,7 +90,13 @@ pub(crate) fn place(
 }
 
 /// Writes the fill value to every place.
-pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) {
+///
+/// # Errors
+/// What the caller's array raises for a text.
+pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) -> Result<(), Error> {
+    if spec.element.kind.is_variable() {
+        return texts::fill(spec, wants);
+    }
     let strides = vec![0; spec.shape.len()];
     for want in wants {
         let Some(access) = want.out.enter() else {
@@ -99,6 +106,7 @@ pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) {
             access.fill(&spec.fill, run);
         });
     }
+    Ok(())
 }
 
 /// Which subchunks of a shard are wanted, and by which parts of which selections.
@@ -172,6 +180,9 @@ fn place_chunk(
         return Ok(());
     }
     work.stats.chunks_decoded.add(1);
+    if spec.element.kind.is_variable() {
+        return texts::place(chain, spec, encoded, wants, work);
+    }
     let strides = chain.strides(spec);
     let size = spec.element.size;
     // A foreign codec may wait, and must not keep a buffer that is being closed.
@@ -182,7 +193,11 @@ fn place_chunk(
         let Some(access) = want.out.enter() else {
             return Ok(());
         };
-        return chain.decode_into(spec, encoded, access.slice_mut(offset, len), work.options);
+        #[expect(unsafe_code, reason = "a chunk is decoded straight into its place")]
+        // SAFETY: zarr gives each element of the output to one chunk, so these bytes, all of which are of this
+        // one, are given to nobody else; and they are given out here only.
+        let place = unsafe { access.slice_mut(offset, len) };
+        return chain.decode_into(spec, encoded, place, work.options);
     }
     with_decoded(|scratch| {
         let decoded = chain.decode(spec, encoded, scratch, work.options)?;

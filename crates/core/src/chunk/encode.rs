@@ -6,11 +6,12 @@
 use std::ops::Range;
 
 use crate::chunk::decode::{Work, bytes_of, straight};
+use crate::chunk::texts;
 use crate::codec::chain::Chain;
 use crate::codec::element::ChunkSpec;
 use crate::codec::layout::{IndexLocation, Layout, Sharding};
 use crate::codec::shard_index::ShardIndex;
-use crate::copy::buffer::OutBuffer;
+use crate::copy::buffer::{Access, OutBuffer};
 use crate::copy::selection::Selection;
 use crate::copy::split::Split;
 use crate::copy::strided::runs;
@@ -27,6 +28,17 @@ pub(crate) struct Values<'a> {
     pub work: Work<'a>,
 }
 
+impl<'a> Values<'a> {
+    /// Begins to use the values.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] once nobody waits for the write any more.
+    pub(crate) fn enter(&self) -> Result<Access<'a>, Error> {
+        let access = self.buffer.enter();
+        access.ok_or_else(|| Error::Stopped("its values are gone".into()))
+    }
+}
+
 /// Appends the object that holds `existing` with the selected elements replaced to `into`; appends
 /// nothing and says so where it shall not be stored because all of it equals the fill value.
 ///
@@ -40,6 +52,9 @@ pub(crate) fn update(
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
     match layout {
+        Layout::Chunk(chain) if spec.element.kind.is_variable() => {
+            texts::update(chain, spec, existing, selection, values, into)
+        }
         Layout::Chunk(chain) => update_chunk(chain, spec, existing, selection, values, into),
         Layout::Shard(sharding) => {
             let most = layout.max_encoded(spec);
@@ -55,6 +70,9 @@ pub(crate) fn encode_empty(
     into: &mut Vec<u8>,
 ) -> Result<(), Error> {
     match layout {
+        Layout::Chunk(chain) if spec.element.kind.is_variable() => {
+            texts::encode_empty(chain, spec, into)
+        }
         Layout::Chunk(chain) => with_decoded(|scratch| {
             let nbytes = spec
                 .nbytes()
@@ -85,8 +103,6 @@ fn update_chunk(
         .ok_or_else(|| Error::invalid("the chunk is too large"))?;
     let strides = chain.strides(spec);
     let work = values.work;
-    let gone = || Error::Stopped("its values are gone".into());
-    let enter = || values.buffer.enter().ok_or_else(gone);
     let mut encode = |decoded: &[u8]| {
         if !values.write_empty && chain.is_empty(spec, decoded)? {
             return Ok(false);
@@ -98,7 +114,7 @@ fn update_chunk(
     if !chain.is_foreign()
         && let Some((offset, len)) = straight(selection, spec, &strides)
     {
-        return encode(enter()?.slice(offset, len));
+        return encode(values.enter()?.slice(offset, len));
     }
     with_decoded(|scratch| {
         resize(scratch, nbytes)?;
@@ -111,7 +127,7 @@ fn update_chunk(
             None => spec.fill_into(scratch),
         }
         let size = spec.element.size;
-        let access = enter()?;
+        let access = values.enter()?;
         runs(selection, &strides, size, |run| {
             access.gather(scratch, run, size);
         });

@@ -16,7 +16,7 @@ use zarrs::metadata::v3::MetadataV3;
 use crate::codec::element::{ChunkSpec, Element, Kind, c_strides};
 use crate::codec::filter::Filter;
 use crate::codec::foreign::ForeignCodec;
-use crate::codec::stage::{DecodeOptions, Stage, same_size, stage_sizes};
+use crate::codec::stage::{DecodeOptions, Size, Stage, same_size, stage_sizes};
 use crate::error::Error;
 use crate::memory::{append, resize, with_decoded, zeroed};
 
@@ -25,9 +25,19 @@ use crate::memory::{append, resize, with_decoded, zeroed};
 pub struct Chain {
     order: Option<Vec<usize>>,
     filters: Vec<Filter>,
+    elements: Elements,
     swap: bool,
     stages: Vec<Stage>,
     names: Arc<str>,
+}
+
+/// What elements a chain's codec to bytes takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elements {
+    Fixed,
+    Variable,
+    /// It is foreign.
+    Any,
 }
 
 impl Chain {
@@ -46,6 +56,7 @@ impl Chain {
         };
         let mut order: Option<Vec<usize>> = None;
         let mut swap = None;
+        let mut elements = Elements::Fixed;
         let mut filters: Vec<Filter> = Vec::new();
         let mut stages = Vec::new();
         for codec in codecs {
@@ -74,6 +85,9 @@ impl Chain {
                     let big_endian = filtered.unwrap_or(big_endian);
                     swap = Some(endian.is_some_and(|endian| (endian == "big") != big_endian));
                 }
+                "vlen-utf8" | "vlen-bytes" if swap.is_none() && filters.is_empty() => {
+                    (swap, elements) = (Some(false), Elements::Variable);
+                }
                 "sharding_indexed" => {
                     return Err(unsupported(codec, "beside other codecs"));
                 }
@@ -81,8 +95,10 @@ impl Chain {
                     let number = setting("number").and_then(index);
                     let foreign = number.and_then(|number| foreign.get(number));
                     let foreign = foreign.ok_or_else(|| unsupported(codec, "there is none"))?;
-                    // The first codecs of a chain, as one.
-                    swap = swap.or(Some(false));
+                    // The first codecs of a chain, as one, for elements of any kind.
+                    if swap.is_none() {
+                        (swap, elements) = (Some(false), Elements::Any);
+                    }
                     stages.push(Stage::Foreign(Arc::clone(foreign)));
                 }
                 _ if swap.is_none() => match Filter::new(codec)? {
@@ -95,7 +111,7 @@ impl Chain {
         let mut known = codecs.iter().map(MetadataV3::name);
         let mut foreign = stages.iter().filter_map(Stage::foreign);
         let names: Vec<&str> = std::iter::from_fn(|| match known.next()? {
-            "foreign" => foreign.next().map(|codec| codec.name()),
+            "foreign" => foreign.next().map(ForeignCodec::name),
             name => Some(name),
         })
         .collect();
@@ -106,6 +122,7 @@ impl Chain {
         Ok(Self {
             order,
             filters,
+            elements,
             swap,
             stages,
             names,
@@ -158,6 +175,16 @@ impl Chain {
             }
             _ => {}
         }
+        let fits = match self.elements {
+            Elements::Any => true,
+            Elements::Variable => spec.element.kind.is_variable(),
+            Elements::Fixed => !spec.element.kind.is_variable(),
+        };
+        if !fits {
+            return Err(Error::unsupported(
+                "codecs that are not for elements of this length",
+            ));
+        }
         let mut item = spec.element.size;
         for filter in &self.filters {
             if filter.decoded_item() != item {
@@ -207,6 +234,24 @@ impl Chain {
         Ok(scratch)
     }
 
+    /// Decodes one chunk of elements of variable length, to what `vlen-utf8` or `vlen-bytes` have made.
+    ///
+    /// # Errors
+    /// As for [`Chain::decode`].
+    pub(crate) fn decode_variable<'a>(
+        &self,
+        spec: &ChunkSpec,
+        encoded: &'a [u8],
+        options: DecodeOptions,
+    ) -> Result<Cow<'a, [u8]>, Error> {
+        let sizes = stage_sizes(&self.stages, Size::AtMost(isize::MAX as usize));
+        let mut bytes = Cow::Borrowed(encoded);
+        for (stage, size) in self.stages.iter().zip(&sizes).rev() {
+            bytes = stage.decode(bytes, *size, &spec.shape, options)?;
+        }
+        Ok(bytes)
+    }
+
     /// Decodes one chunk into `decoded`, which has the chunk's size.
     ///
     /// # Errors
@@ -244,7 +289,7 @@ impl Chain {
         decoded: &mut [u8],
         options: DecodeOptions,
     ) -> Result<(), Error> {
-        let sizes = stage_sizes(&self.stages, decoded.len());
+        let sizes = stage_sizes(&self.stages, Size::Exactly(decoded.len()));
         let mut bytes = Cow::Borrowed(encoded);
         for (stage, size) in self.stages.iter().zip(&sizes).skip(1).rev() {
             bytes = stage.decode(bytes, *size, shape, options)?;

@@ -16,6 +16,10 @@ pub enum Kind {
     Float,
     /// Part by part as values (so that -0.0 is 0.0); numbers with a NaN in either part are equal.
     Complex,
+    /// Byte by byte: texts of any length, in UTF-8.
+    Text,
+    /// Byte by byte: byte strings of any length.
+    Binary,
     /// As the array's foreign codecs say: structures that hold floating-point numbers.
     Foreign,
 }
@@ -40,8 +44,16 @@ pub struct ChunkSpec {
     pub shape: Vec<u64>,
     /// The memory layout of one element.
     pub element: Element,
-    /// One element, as it stands in the caller's array.
+    /// One element, as it stands in the caller's array; or its bytes, where those have any length.
     pub fill: Vec<u8>,
+}
+
+impl Kind {
+    /// Whether elements have any length: the caller's array holds references to them.
+    #[must_use]
+    pub const fn is_variable(self) -> bool {
+        matches!(self, Self::Text | Self::Binary)
+    }
 }
 
 impl ChunkSpec {
@@ -88,7 +100,7 @@ impl ChunkSpec {
         };
         match self.element.kind {
             Kind::Float if self.is_nan(&self.fill) => items().all(|item| self.is_nan(item)),
-            Kind::Bits | Kind::Float | Kind::Foreign => identical(),
+            Kind::Bits | Kind::Float | Kind::Text | Kind::Binary | Kind::Foreign => identical(),
             Kind::Complex => {
                 let nan = self.is_nan(&self.fill);
                 let fill = self.parts(&self.fill);

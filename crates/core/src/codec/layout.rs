@@ -71,7 +71,8 @@ impl Layout {
     /// From the `filters`, `compressor`, `order` and number of axes, `ndim`, of Zarr v2 metadata; `first`,
     /// where there is one, is the number of the foreign codec that all of it is.
     ///
-    /// A filter has a `dtype` and an `astype` where its data types matter, and stands before those of
+    /// `texts` is the name of the filter, no other, that makes bytes of elements of variable length. Another
+    /// filter has a `dtype` and an `astype` where its data types matter, and stands before those of
     /// whole bytes.
     ///
     /// # Errors
@@ -91,7 +92,9 @@ impl Layout {
             let order: Vec<u64> = (0..ndim).rev().collect();
             codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
         }
-        let (mut itemsize, mut stages) = (element.size, Vec::new());
+        let texts = &metadata["texts"];
+        let mut itemsize = if texts.is_null() { element.size } else { 1 };
+        let mut stages = Vec::new();
         // The data types of v2 name their byte orders, and so does the caller's array: there is no other.
         let mut big_endian = element.big_endian;
         let filters = metadata["filters"].as_array().into_iter().flatten();
@@ -111,8 +114,12 @@ impl Layout {
                 }
             }
         }
-        let endian = if big_endian { "big" } else { "little" };
-        codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
+        if texts.is_null() {
+            let endian = if big_endian { "big" } else { "little" };
+            codecs.push(json!({"name": "bytes", "configuration": {"endian": endian}}));
+        } else {
+            codecs.push(json!({"name": texts}));
+        }
         codecs.append(&mut stages);
         Self::from_v3(&Value::Array(codecs), element.big_endian, foreign)
     }
@@ -209,9 +216,10 @@ impl Layout {
         }
     }
 
-    /// Bytes that an encoded chunk cannot exceed; of foreign codecs nobody knows.
+    /// Bytes that an encoded chunk cannot exceed; of foreign codecs and of elements of variable length nobody
+    /// knows.
     pub(crate) fn max_encoded(&self, spec: &ChunkSpec) -> u64 {
-        if self.is_foreign() {
+        if self.is_foreign() || spec.element.kind.is_variable() {
             return u64::MAX;
         }
         self.usual_encoded(spec)

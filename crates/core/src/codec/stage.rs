@@ -471,9 +471,8 @@ fn blosc_declares(encoded: &[u8]) -> Option<usize> {
         .and_then(|size| usize::try_from(size).ok())
 }
 
-/// What each stage decodes to, for a chunk of `nbytes`.
-pub(crate) fn stage_sizes(stages: &[Stage], nbytes: usize) -> Vec<Size> {
-    let mut size = Size::Exactly(nbytes);
+/// What each stage decodes to, for a chunk of this size.
+pub(crate) fn stage_sizes(stages: &[Stage], mut size: Size) -> Vec<Size> {
     stages
         .iter()
         .map(|stage| {

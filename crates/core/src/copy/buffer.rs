@@ -1,6 +1,6 @@
 //! The caller's buffer: shared memory that jobs on many threads copy into or out of.
 //!
-//! This is the engine's only unsafe code. [`OutBuffer`] is a raw view of memory that somebody else
+//! With one call in `chunk/decode.rs`, this is the engine's only unsafe code. [`OutBuffer`] is a raw view of memory that somebody else
 //! owns (a numpy array, kept alive by `owner`). Three things make its use sound:
 //!
 //! 1. every access is checked against `extent`, the bytes that belong to the view, here and nowhere
@@ -12,9 +12,42 @@
 //!    output to exactly one chunk; and the caller does not touch the array while its call is pending.
 
 use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use crate::copy::gate::Gate;
 use crate::copy::strided::Run;
+use crate::error::Error;
+
+/// How elements of variable length stand in the caller's array, which holds references to them.
+pub trait Texts: Debug + Send + Sync {
+    /// Whether the calls may wait, so that they are made on threads that may.
+    fn may_wait(&self) -> bool;
+
+    /// Puts each text at its place.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where there is no memory for a text, or what the array's owner raises.
+    ///
+    /// # Safety
+    /// Each place is an element of the array, and nobody else uses it meanwhile.
+    #[expect(unsafe_code, reason = "the caller vouches for the places")]
+    unsafe fn put(&self, texts: &mut dyn Iterator<Item = (*mut u8, &[u8])>) -> Result<(), Error>;
+
+    /// Hands the text at each place to `then`, in order.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] for an element that is no text, or what `then` gives.
+    ///
+    /// # Safety
+    /// Each place is an element of the array, and nobody writes to it meanwhile.
+    #[expect(unsafe_code, reason = "the caller vouches for the places")]
+    unsafe fn take(
+        &self,
+        places: &mut dyn Iterator<Item = *const u8>,
+        then: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+}
 
 /// A raw view of the caller's array, and the gate that ends all use of it.
 pub struct OutBuffer {
@@ -24,6 +57,8 @@ pub struct OutBuffer {
     extent: std::ops::Range<i64>,
     /// Counts the passes under way.
     gate: Gate,
+    /// Set where the elements have any length.
+    texts: Option<Arc<dyn Texts>>,
     /// Keeps the memory alive; dropped with the buffer.
     _owner: Box<dyn Any + Send + Sync>,
 }
@@ -61,8 +96,21 @@ impl OutBuffer {
             base,
             extent,
             gate: Gate::new(),
+            texts: None,
             _owner: owner,
         }
+    }
+
+    /// The same view, of elements of variable length.
+    #[must_use]
+    pub fn of_texts(mut self, texts: Arc<dyn Texts>) -> Self {
+        self.texts = Some(texts);
+        self
+    }
+
+    /// Whether to use the memory may take a thread that may wait.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.texts.as_ref().is_some_and(|texts| texts.may_wait())
     }
 
     /// A buffer without any element.
@@ -72,6 +120,7 @@ impl OutBuffer {
             base: std::ptr::dangling_mut(),
             extent: 0..0,
             gate: Gate::new(),
+            texts: None,
             _owner: Box::new(()),
         }
     }
@@ -164,6 +213,59 @@ impl Access<'_> {
         }
     }
 
+    /// Puts texts at every place of a run; `text` gives the one at an offset of the chunk.
+    pub(crate) fn put_texts<'t>(
+        &self,
+        run: Run,
+        itemsize: usize,
+        text: impl Fn(usize) -> &'t [u8],
+    ) -> Result<(), Error> {
+        let mut texts = self
+            .places(run, itemsize)
+            .map(|(at, place)| (place, text(at)));
+        #[expect(unsafe_code, reason = "the caller's array")]
+        // SAFETY: all places were checked to lie within the buffer, an item's size apart; no other job is given
+        // them (point 3), and the pass keeps the buffer open.
+        unsafe {
+            self.texts()?.put(&mut texts)
+        }
+    }
+
+    /// Takes the text at every place of a run, each with its offset in the chunk.
+    pub(crate) fn take_texts(
+        &self,
+        run: Run,
+        itemsize: usize,
+        mut text: impl FnMut(usize, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut offsets = self.places(run, itemsize).map(|(at, _)| at);
+        let mut places = self
+            .places(run, itemsize)
+            .map(|(_, place)| place.cast_const());
+        let mut then = |bytes: &[u8]| offsets.next().map_or(Ok(()), |at| text(at, bytes));
+        #[expect(unsafe_code, reason = "the caller's array")]
+        // SAFETY: as in `put_texts`, and nobody writes to a buffer of values (point 3).
+        unsafe {
+            self.texts()?.take(&mut places, &mut then)
+        }
+    }
+
+    fn texts(&self) -> Result<&dyn Texts, Error> {
+        let texts = self.buffer.texts.as_deref();
+        texts.ok_or_else(|| Error::internal("texts in an array of another kind"))
+    }
+
+    /// Every element of a run: its offset in the chunk, and its place in the buffer, which holds all of them.
+    fn places(&self, run: Run, itemsize: usize) -> impl Iterator<Item = (usize, *mut u8)> {
+        self.rows(run, itemsize).flat_map(move |(at, place)| {
+            (0..to_i64(run.len)).map(move |item| {
+                let at = at + to_isize(run.chunk_step * item);
+                let place = place.wrapping_offset(to_isize(run.out_step * item));
+                (usize::try_from(at).unwrap_or(usize::MAX), place)
+            })
+        })
+    }
+
     /// Writes one item to every place of a run.
     pub(crate) fn fill(&self, item: &[u8], run: Run) {
         let uniform = item.iter().all(|byte| *byte == item[0]);
@@ -216,13 +318,14 @@ impl Access<'_> {
 
     /// The `len` bytes at `offset`, to decode into.
     ///
-    /// The caller must be the only one that is given these bytes: it is, when one chunk lands there
-    /// whole (point 3 of the module doc).
+    /// # Safety
+    /// Nobody else is given any of these bytes while the slice lives.
     #[expect(
+        unsafe_code,
         clippy::mut_from_ref,
         reason = "disjoint parts of one buffer go to many threads"
     )]
-    pub(crate) fn slice_mut(&self, offset: i64, len: usize) -> &mut [u8] {
+    pub(crate) unsafe fn slice_mut(&self, offset: i64, len: usize) -> &mut [u8] {
         self.buffer.check(offset, [(0, 1), (0, 1)], len);
         #[expect(
             unsafe_code,
@@ -230,7 +333,7 @@ impl Access<'_> {
             reason = "raw memory"
         )]
         // SAFETY: the bytes lie within the buffer, are initialised or about to be overwritten as plain
-        // bytes, and no other job is given them (point 3 of the module doc).
+        // bytes, and are the caller's alone.
         unsafe {
             std::slice::from_raw_parts_mut(self.buffer.base.offset(to_isize(offset)), len)
         }

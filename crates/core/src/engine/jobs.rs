@@ -54,7 +54,7 @@ pub(crate) struct Jobs {
     cpu: Arc<Bound>,
     /// Whether one shard may use several threads.
     spread: bool,
-    /// Whether the array has foreign codecs.
+    /// Whether the jobs may wait, as they do with foreign codecs.
     foreign: bool,
 }
 
@@ -64,7 +64,7 @@ impl Jobs {
             engine: Arc::clone(engine),
             cpu: engine.admission.cpu_of_batch(),
             spread: engine.spread(&batch.array, batch.items.len()),
-            foreign: batch.array.layout.is_foreign(),
+            foreign: batch.array.layout.is_foreign() || batch.buffer.may_wait(),
         }
     }
 

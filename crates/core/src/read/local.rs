@@ -32,7 +32,7 @@ pub(crate) fn read_local(
     }
     let spec = &fetch.spec.chunk;
     let Some(opened) = store.open(&fetch.key)? else {
-        fill(spec, wants);
+        fill(spec, wants)?;
         return Ok(true);
     };
     match &fetch.array.layout {
@@ -114,7 +114,7 @@ fn read_parts(
     for (subchunk, parts) in &touched.subchunks {
         match index.range(*subchunk) {
             Some(range) => present.push((range, parts)),
-            None => fill(&subspec, &as_wants(&touched.parts(parts))),
+            None => fill(&subspec, &as_wants(&touched.parts(parts)))?,
         }
     }
     let ranges: Vec<_> = present.iter().map(|(range, _)| range.clone()).collect();

@@ -259,7 +259,7 @@ impl Reader {
         let job = move || {
             for selection in selections {
                 let (selection, out) = (&selection, &*out);
-                fill(&spec, &[Want { selection, out }]);
+                fill(&spec, &[Want { selection, out }])?;
             }
             Ok(())
         };

@@ -89,7 +89,7 @@ pub(crate) async fn read_object(requests: Requests, fetch: Arc<ObjectFetch>, tur
                     Ok(false)
                 }
                 Get::Missing => {
-                    fill(&fetch.spec.chunk, &wants);
+                    fill(&fetch.spec.chunk, &wants)?;
                     Ok(true)
                 }
                 Get::Changed => Err(StoreError::changed(array.store_name(), key).into()),

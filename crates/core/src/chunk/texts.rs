@@ -1,0 +1,220 @@
+//! Elements of variable length: a chunk of texts, or of byte strings, between its encoded form and the caller's
+//! array.
+//!
+//! Encoded, a chunk is what numcodecs' `vlen-utf8` and `vlen-bytes` make: the number of elements, then each
+//! element's length and bytes, all numbers little-endian in 32 bits.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::chunk::decode::{Want, Work};
+use crate::chunk::encode::Values;
+use crate::codec::chain::Chain;
+use crate::codec::element::{ChunkSpec, Kind};
+use crate::copy::buffer::Access;
+use crate::copy::selection::Selection;
+use crate::copy::strided::{Run, runs};
+use crate::error::Error;
+use crate::memory::{append, reserve};
+
+/// Bytes of a number.
+const NUMBER: usize = 4;
+
+/// The elements of one decoded chunk, in the order in which they are encoded.
+#[derive(Debug)]
+pub(crate) struct Texts<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// Where in `bytes` each element stands.
+    places: Vec<Range<usize>>,
+}
+
+impl<'a> Texts<'a> {
+    /// Takes a chunk of `count` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the bytes are no such chunk, or not UTF-8 where elements are texts.
+    fn decode(spec: &ChunkSpec, bytes: Cow<'a, [u8]>) -> Result<Self, Error> {
+        let codec = codec(spec);
+        let number = |at: usize| {
+            let digits = bytes.get(at..at + NUMBER)?;
+            u32::from_le_bytes(digits.try_into().ok()?).try_into().ok()
+        };
+        let short = || Error::decode(codec, "fewer bytes than its elements have");
+        let (stored, count): (usize, usize) = (number(0).ok_or_else(short)?, count(spec)?);
+        if stored != count {
+            let reason = format!("it holds {stored} elements where the chunk has {count}");
+            return Err(Error::decode(codec, reason));
+        }
+        let mut places = Vec::new();
+        reserve(&mut places, count)?;
+        let mut at = NUMBER;
+        for _ in 0..count {
+            let length: usize = number(at).ok_or_else(short)?;
+            at += NUMBER;
+            let text = bytes.get(at..at + length).ok_or_else(short)?;
+            if spec.element.kind == Kind::Text && std::str::from_utf8(text).is_err() {
+                return Err(Error::decode(codec, "an element is not UTF-8"));
+            }
+            places.push(at..at + length);
+            at += length;
+        }
+        Ok(Self { bytes, places })
+    }
+
+    /// A chunk whose elements are all `text`.
+    fn filled(spec: &ChunkSpec, text: &'a [u8]) -> Result<Self, Error> {
+        let (mut places, count) = (Vec::new(), count(spec)?);
+        reserve(&mut places, count)?;
+        places.resize(count, 0..text.len());
+        let bytes = Cow::Borrowed(text);
+        Ok(Self { bytes, places })
+    }
+
+    fn get(&self, at: usize) -> &[u8] {
+        &self.bytes[self.places[at].clone()]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.places.len()).map(|at| self.get(at))
+    }
+
+    fn encode(&self, spec: &ChunkSpec) -> Result<Vec<u8>, Error> {
+        let refused = |_| Error::encode(codec(spec), "an element has 4 GiB or more");
+        let mut encoded = Vec::new();
+        let len = self.iter().map(<[u8]>::len).sum::<usize>();
+        reserve(&mut encoded, len + NUMBER * (self.places.len() + 1))?;
+        let count = u32::try_from(self.places.len())
+            .map_err(|_| Error::encode(codec(spec), "more than 4294967295 elements"))?;
+        encoded.extend_from_slice(&count.to_le_bytes());
+        for text in self.iter() {
+            let len = u32::try_from(text.len()).map_err(refused)?;
+            encoded.extend_from_slice(&len.to_le_bytes());
+            encoded.extend_from_slice(text);
+        }
+        Ok(encoded)
+    }
+
+    /// Puts a run of elements into the caller's array.
+    fn put(&self, access: &Access<'_>, run: Run, size: usize) -> Result<(), Error> {
+        access.put_texts(run, size, |offset| self.get(offset / size))
+    }
+
+    /// Takes a run of elements from the caller's array.
+    fn take(&mut self, access: &Access<'_>, run: Run, size: usize) -> Result<(), Error> {
+        let bytes = self.bytes.to_mut();
+        access.take_texts(run, size, |offset, text| {
+            let start = bytes.len();
+            append(bytes, text)?;
+            self.places[offset / size] = start..bytes.len();
+            Ok(())
+        })
+    }
+}
+
+/// Decodes a chunk and puts what is wanted into each buffer.
+pub(crate) fn place(
+    chain: &Chain,
+    spec: &ChunkSpec,
+    encoded: &[u8],
+    wants: &[Want<'_>],
+    work: Work<'_>,
+) -> Result<(), Error> {
+    let texts = Texts::decode(spec, chain.decode_variable(spec, encoded, work.options)?)?;
+    let (strides, size) = (chain.strides(spec), spec.element.size);
+    for want in wants {
+        let Some(access) = want.out.enter() else {
+            continue;
+        };
+        each_run(want.selection, &strides, size, |run| {
+            texts.put(&access, run, size)
+        })?;
+    }
+    Ok(())
+}
+
+/// Puts the fill value wherever something is wanted.
+pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) -> Result<(), Error> {
+    let strides = vec![0; spec.shape.len()];
+    for want in wants {
+        let Some(access) = want.out.enter() else {
+            continue;
+        };
+        each_run(want.selection, &strides, spec.element.size, |run| {
+            access.put_texts(run, spec.element.size, |_| &spec.fill)
+        })?;
+    }
+    Ok(())
+}
+
+/// Appends the chunk that holds `existing` with the selected elements replaced to `into`; appends nothing and
+/// says so where it shall not be stored, because all of it equals the fill value.
+pub(crate) fn update(
+    chain: &Chain,
+    spec: &ChunkSpec,
+    existing: Option<&[u8]>,
+    selection: &Selection,
+    values: Values<'_>,
+    into: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let mut texts = match existing {
+        _ if selection.covers(&spec.shape) => Texts::filled(spec, &[])?,
+        Some(existing) => {
+            values.work.stats.chunks_decoded.add(1);
+            Texts::decode(
+                spec,
+                chain.decode_variable(spec, existing, values.work.options)?,
+            )?
+        }
+        None => Texts::filled(spec, &spec.fill)?,
+    };
+    let access = values.enter()?;
+    let (strides, size) = (chain.strides(spec), spec.element.size);
+    each_run(selection, &strides, size, |run| {
+        texts.take(&access, run, size)
+    })?;
+    drop(access);
+    if !values.write_empty && texts.iter().all(|text| text == spec.fill) {
+        return Ok(false);
+    }
+    values.work.stats.chunks_encoded.add(1);
+    chain.encode(spec, &texts.encode(spec)?, into)?;
+    Ok(true)
+}
+
+/// Appends a chunk of fill values.
+pub(crate) fn encode_empty(
+    chain: &Chain,
+    spec: &ChunkSpec,
+    into: &mut Vec<u8>,
+) -> Result<(), Error> {
+    let texts = Texts::filled(spec, &spec.fill)?;
+    chain.encode(spec, &texts.encode(spec)?, into)
+}
+
+fn each_run(
+    selection: &Selection,
+    strides: &[i64],
+    size: usize,
+    mut visit: impl FnMut(Run) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    runs(selection, strides, size, |run| {
+        if outcome.is_ok() {
+            outcome = visit(run);
+        }
+    });
+    outcome
+}
+
+fn count(spec: &ChunkSpec) -> Result<usize, Error> {
+    let nbytes = spec.nbytes();
+    let nbytes = nbytes.ok_or_else(|| Error::invalid("the chunk is too large"))?;
+    Ok(nbytes / spec.element.size)
+}
+
+fn codec(spec: &ChunkSpec) -> &'static str {
+    match spec.element.kind {
+        Kind::Text => "vlen-utf8",
+        _ => "vlen-bytes",
+    }
+}
