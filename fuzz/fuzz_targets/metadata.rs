@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
+use serde_json::{Value, json};
 use zarrs_async_core::fuzzing::{Options, max_encoded, place, update};
 use zarrs_async_core::{ChunkSpec, Element, Kind, Layout};
 use zarrs_async_fuzz::{Memory, cycled, whole};

@@ -218,3 +218,75 @@ fn codec(spec: &ChunkSpec) -> &'static str {
         _ => "vlen-bytes",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::element::Element;
+
+    fn spec(kind: Kind, count: u64) -> ChunkSpec {
+        ChunkSpec {
+            shape: vec![count],
+            element: Element {
+                size: 16,
+                kind,
+                swap_unit: 1,
+                big_endian: false,
+            },
+            fill: b"fill".to_vec(),
+        }
+    }
+
+    fn decoded(spec: &ChunkSpec, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let texts = Texts::decode(spec, Cow::Borrowed(bytes))?;
+        Ok(texts.iter().map(<[u8]>::to_vec).collect())
+    }
+
+    #[test]
+    fn a_chunk_is_what_numcodecs_makes() {
+        let spec = spec(Kind::Text, 3);
+        let encoded = b"\x03\0\0\0\x01\0\0\0a\0\0\0\0\x03\0\0\0\xe2\x82\xac";
+        let texts = Texts::decode(&spec, Cow::Borrowed(encoded)).unwrap();
+        let all: Vec<_> = texts.iter().collect();
+        assert_eq!(["a".as_bytes(), b"", "€".as_bytes()], all.as_slice());
+        assert_eq!(encoded.as_slice(), texts.encode(&spec).unwrap());
+    }
+
+    #[test]
+    fn a_filled_chunk_holds_its_text_once() {
+        let spec = spec(Kind::Binary, 2);
+        let texts = Texts::filled(&spec, &spec.fill).unwrap();
+        assert_eq!(4, texts.bytes.len());
+        let encoded = texts.encode(&spec).unwrap();
+        assert_eq!(vec![b"fill".to_vec(); 2], decoded(&spec, &encoded).unwrap());
+    }
+
+    /// Whatever is cut off, whatever byte is another one: an error or texts, and never more than there are.
+    #[test]
+    fn damaged_chunks_are_errors() {
+        let spec = spec(Kind::Text, 2);
+        let encoded = b"\x02\0\0\0\x02\0\0\0ab\x01\0\0\0c";
+        for len in 0..encoded.len() {
+            assert!(decoded(&spec, &encoded[..len]).is_err(), "{len}");
+        }
+        for at in 0..encoded.len() {
+            for byte in [0, 1, 3, 0x7f, 0x80, 0xff] {
+                let mut damaged = encoded.to_vec();
+                damaged[at] = byte;
+                if let Ok(texts) = decoded(&spec, &damaged) {
+                    assert!(texts.iter().all(|text| std::str::from_utf8(text).is_ok()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_texts_are_utf8() {
+        let odd = b"\x01\0\0\0\x01\0\0\0\xff";
+        assert!(decoded(&spec(Kind::Text, 1), odd).is_err());
+        assert_eq!(
+            vec![vec![0xff]],
+            decoded(&spec(Kind::Binary, 1), odd).unwrap()
+        );
+    }
+}
