@@ -130,33 +130,6 @@ impl From<Error> for BatchError {
 }
 
 impl Spec {
-    /// A chunk of bytes, not compressed.
-    #[cfg(test)]
-    pub(crate) fn of_bytes(shape: &[u64]) -> Self {
-        let element = crate::codec::element::Element {
-            size: 1,
-            kind: crate::codec::element::Kind::Bits,
-            swap_unit: 1,
-            big_endian: false,
-        };
-        let chunk = ChunkSpec {
-            shape: shape.to_vec(),
-            element,
-            fill: vec![0],
-        };
-        Self {
-            nbytes: chunk.nbytes().unwrap_or_default(),
-            max_encoded: 0,
-            usual_encoded: 0,
-            chunk,
-            decoding: Arc::new(Decoding {
-                metadata: String::new(),
-                validate_checksums: true,
-                scope: 0,
-            }),
-        }
-    }
-
     /// Refuses an object that has more bytes than an encoded chunk can have, before it is read.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ mod read;
 mod share;
 mod stats;
 mod store;
+#[cfg(test)]
+mod testing;
 mod write;
 
 pub use batch::{Array, Batch, BatchError, Item, Settings, Spec};

@@ -113,3 +113,27 @@ impl Jobs {
         pool.run(job).await.ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::buffer::OutBuffer;
+    use crate::testing::{array, bytes, chunks, nowhere};
+
+    #[test]
+    fn each_thread_gets_as_many_jobs_of_small_files() {
+        let small = |count: usize, len: u64| {
+            let array = array(nowhere(), &bytes());
+            let buffer = Arc::new(OutBuffer::empty());
+            files(&chunks(&array, len, &vec!["a"; count], &buffer), 2).collect::<Vec<_>>()
+        };
+        assert_eq!(Vec::<Range<usize>>::new(), small(0, 1));
+        assert_eq!(vec![0..1], small(1, 10));
+        // Opening the files is what takes time.
+        assert_eq!(vec![0..32, 32..64, 64..65], small(65, 10));
+        // 1.5 MiB for two threads.
+        assert_eq!(vec![0..12, 12..24], small(24, 64 << 10));
+        // A chunk larger than a job is a job.
+        assert_eq!(vec![0..1, 1..2], small(2, 4 << 20));
+    }
+}

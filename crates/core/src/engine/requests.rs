@@ -54,3 +54,67 @@ impl Requests {
         self.store.get(key, part, terms, stats).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+    use crate::Store;
+    use crate::engine::Engine;
+    use crate::testing::{LIMITS, Memory, MemoryStore, array, bytes, chunks};
+    use crate::{Batch, Limits};
+
+    fn requests(engine: &Arc<Engine>, store: &Store, batch: &Batch) -> Requests {
+        let Store::Awaited(store) = store else {
+            panic!("awaited")
+        };
+        Requests::new(Jobs::new(engine, batch), store)
+    }
+
+    #[tokio::test]
+    async fn only_stores_of_one_event_loop_share_their_bounds_with_each_other() {
+        let limits = Limits {
+            requests: Some(1),
+            ..LIMITS
+        };
+        let engine = Engine::new(limits).unwrap();
+        let (first, second) = (MemoryStore::new(), MemoryStore::new());
+        let stores = [
+            first.foreign(),
+            first.foreign(),
+            second.foreign(),
+            second.remote(),
+        ];
+        let mut bounds = Vec::new();
+        for store in &stores {
+            let array = array(store.clone(), &bytes());
+            let batch = chunks(&array, 1, &["a"], &Memory::new(&[0]).buffer());
+            bounds.push(requests(&engine, store, &batch).bounds);
+        }
+        let same = |one: usize, other: usize| Arc::ptr_eq(&bounds[one], &bounds[other]);
+        assert!(same(0, 1) && !same(0, 2) && !same(0, 3) && !same(2, 3));
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_memory_and_for_its_turn_among_requests() {
+        for (requests, memory_bytes) in [(1, 1 << 20), (2, 1 << 10)] {
+            let limits = Limits {
+                requests: Some(requests),
+                memory_bytes,
+                ..LIMITS
+            };
+            let engine = Engine::new(limits).unwrap();
+            let store = MemoryStore::new().remote();
+            let array = array(store.clone(), &bytes());
+            let batch = chunks(&array, 1, &["a"], &Memory::new(&[0]).buffer());
+            let requests = self::requests(&engine, &store, &batch);
+            let first = requests.admit(&array, 1 << 10).await;
+            let second = requests.admit(&array, 1 << 10);
+            tokio::pin!(second);
+            assert!(poll!(&mut second).is_pending());
+            drop(first);
+            assert!(poll!(&mut second).is_ready());
+        }
+    }
+}

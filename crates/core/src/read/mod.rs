@@ -185,3 +185,187 @@ impl Reader {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::poll;
+
+    use super::*;
+    use crate::testing::{
+        FILL, LIMITS, Memory, MemoryStore, array, assert_idle, bytes, chunks, engine, until,
+    };
+    use crate::{Limits, LocalStore};
+
+    #[tokio::test]
+    async fn chunks_arrive_at_their_places_and_missing_ones_are_filled() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 6]), engine());
+        store.set("a", &[1, 2]).await;
+        store.set("c", &[3, 4]).await;
+        for reached in [store.foreign(), store.remote()] {
+            let array = array(reached, &bytes());
+            let batch = chunks(&array, 2, &["c", "b", "a"], &memory.buffer());
+            let missing = read(Arc::clone(&engine), batch).await.unwrap();
+            assert_eq!(vec![false, true, false], missing);
+            assert_eq!(vec![3, 4, FILL, FILL, 1, 2], memory.bytes());
+        }
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_read_drops_its_requests() {
+        for remote in [false, true] {
+            let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 3]), engine());
+            let reached = if remote {
+                store.remote()
+            } else {
+                store.foreign()
+            };
+            let buffer = memory.buffer();
+            store.hold("get");
+            {
+                let batch = chunks(&array(reached, &bytes()), 1, &["a", "b", "c"], &buffer);
+                let read = read(Arc::clone(&engine), batch);
+                tokio::pin!(read);
+                store.sends_of(3, &mut read).await;
+                assert_eq!(3, store.in_flight());
+            }
+            assert_eq!(0, store.in_flight());
+            assert_idle(&engine);
+            buffer.closed().await;
+            assert_eq!(vec![0; 3], memory.bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_writes_to_a_closed_buffer() {
+        let limits = Limits {
+            threads: 1,
+            ..LIMITS
+        };
+        let engine = Engine::new(limits).unwrap();
+        // Decoded on the pool, whose only thread waits.
+        let len = 1 << 16;
+        let (store, memory) = (MemoryStore::new(), Memory::new(&vec![0; len]));
+        store.set("a", &vec![1; len]).await;
+        let (go_on, wait) = mpsc::channel::<()>();
+        let pool = engine.pool();
+        let job = pool.run(move || {
+            wait.recv().ok();
+            Ok(())
+        });
+        let (mut job, buffer) = (Box::pin(job), memory.buffer());
+        assert!(poll!(&mut job).is_pending());
+        {
+            let batch = chunks(
+                &array(store.remote(), &bytes()),
+                len as u64,
+                &["a"],
+                &buffer,
+            );
+            let read = read(Arc::clone(&engine), batch);
+            tokio::pin!(read);
+            while engine.admission.held()[3].1 == 0 {
+                assert!(poll!(&mut read).is_pending());
+            }
+        }
+        buffer.closed().await;
+        go_on.send(()).unwrap();
+        job.await.unwrap();
+        until(|| engine.admission.held()[3].1 == 0).await;
+        assert_eq!(vec![0; len], memory.bytes());
+    }
+
+    #[tokio::test]
+    async fn the_failure_of_one_chunk_ends_the_batch() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 3]), engine());
+        store.set("a", &[1]).await;
+        store.hold("get a");
+        store.fail("get b", 1);
+        let batch = chunks(
+            &array(store.foreign(), &bytes()),
+            1,
+            &["a", "b", "c"],
+            &memory.buffer(),
+        );
+        let failed = read(Arc::clone(&engine), batch).await.unwrap_err();
+        assert!(matches!(&failed.error, Error::Store(error) if &*error.key == "b"));
+        assert_eq!(0, store.in_flight());
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn chunks_of_one_job_fail_by_themselves() {
+        let root = tempfile::tempdir().unwrap();
+        for (key, stored) in [("a", &[1, 2][..]), ("b", &[1]), ("c", &[3, 4]), ("d", &[])] {
+            std::fs::write(root.path().join(key), stored).unwrap();
+        }
+        let store = Store::Local(Arc::new(LocalStore::new(root.path(), false)));
+        let (memory, engine) = (Memory::new(&[0; 8]), engine());
+        let batch = chunks(
+            &array(store, &bytes()),
+            2,
+            &["a", "b", "c", "d"],
+            &memory.buffer(),
+        );
+        let failed = read(Arc::clone(&engine), batch).await.unwrap_err();
+        assert!(matches!(&failed.error, Error::Decode { key, .. } if &**key == "b"));
+        assert_eq!(vec![Arc::from("d")], failed.others);
+        assert_eq!(vec![1, 2, 0, 0, 3, 4, 0, 0], memory.bytes());
+    }
+
+    #[tokio::test]
+    async fn requests_and_memory_keep_to_their_bounds() {
+        let keys: Vec<String> = (0..20).map(|at| format!("c/{at}")).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        // A chunk of a KiB is admitted for its encoded and its decoded bytes.
+        for (requests, memory_bytes, most) in [(3, 1 << 20, 3), (16, 10 << 10, 5)] {
+            let limits = Limits {
+                requests: Some(requests),
+                memory_bytes,
+                ..LIMITS
+            };
+            let engine = Engine::new(limits).unwrap();
+            let (store, memory) = (MemoryStore::new(), Memory::new(&vec![0; 20 << 10]));
+            store.hold("get");
+            let array = array(store.remote(), &bytes());
+            let batch = chunks(&array, 1 << 10, &keys, &memory.buffer());
+            let read = tokio::spawn(read(Arc::clone(&engine), batch));
+            store.sends(most).await;
+            store.release("get");
+            read.await.unwrap().unwrap();
+            assert_eq!((20, most), (store.sent().len(), store.in_flight_max()));
+            assert_idle(&engine);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_batch_does_not_wait_for_all_of_a_large_one() {
+        let limits = Limits {
+            requests: Some(1),
+            ..LIMITS
+        };
+        let engine = Engine::new(limits).unwrap();
+        let (store, memory) = (MemoryStore::new(), Memory::new(&[0; 20]));
+        let array = array(store.remote(), &bytes());
+        let keys: Vec<String> = (0..20).map(|at| format!("large/{at}")).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        store.hold("get");
+        let large = chunks(&array, 1, &keys, &memory.buffer());
+        let small = chunks(&array, 1, &["small"], &memory.buffer());
+        let (mut large, mut small) = (
+            Box::pin(read(Arc::clone(&engine), large)),
+            Box::pin(read(Arc::clone(&engine), small)),
+        );
+        // One of the large batch has the request, and one waits for it.
+        for _ in 0..3 {
+            assert!(poll!(&mut large).is_pending());
+        }
+        assert!(poll!(&mut small).is_pending());
+        store.release("get");
+        let (large, small) = futures::join!(large, small);
+        assert_eq!((20, 1), (large.unwrap().len(), small.unwrap().len()));
+        assert_eq!("get small", store.sent()[2]);
+    }
+}

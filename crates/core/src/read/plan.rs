@@ -96,50 +96,10 @@ pub(crate) fn spans(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use serde_json::json;
-
     use super::*;
-    use crate::batch::{Array, Settings};
-    use crate::codec::element::{ChunkSpec, Element, Kind};
     use crate::copy::buffer::OutBuffer;
     use crate::copy::positions::Positions;
-    use crate::copy::selection::Axis;
-    use crate::engine::jobs::files;
-    use crate::store::{LocalStore, Store};
-
-    const ELEMENT: Element = Element {
-        size: 1,
-        kind: Kind::Bits,
-        swap_unit: 1,
-        big_endian: false,
-    };
-
-    fn bytes() -> serde_json::Value {
-        json!([{"name": "bytes"}])
-    }
-
-    fn shards(chunk_shape: &[u64], inner: &serde_json::Value) -> serde_json::Value {
-        json!([{"name": "sharding_indexed", "configuration": {
-            "chunk_shape": chunk_shape, "codecs": inner,
-            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}]}}])
-    }
-
-    fn range(start: i64, step: i64, len: usize) -> Selection {
-        let axis = Axis {
-            chunk: Positions::Range { start, step, len },
-            out: Positions::Range {
-                start: 0,
-                step: 1,
-                len,
-            },
-        };
-        Selection::Grid {
-            axes: vec![axis],
-            base: 0,
-        }
-    }
+    use crate::testing::{self, array, bytes, item, nowhere, range, shards, spec};
 
     fn list(positions: &[i64]) -> Selection {
         Selection::Points {
@@ -152,43 +112,16 @@ mod tests {
         }
     }
 
-    /// A batch of chunks of `len` bytes, each with one selection.
-    fn batch(codecs: &serde_json::Value, len: u64, selections: &[Selection]) -> Batch {
-        let layout = Layout::from_v3(codecs, false, &[]).unwrap();
-        let settings = Settings {
-            chunk_concurrent_maximum: None,
-            chunk_concurrent_minimum: 4,
-            validate_checksums: true,
-            hedge_factor: None,
-        };
-        let store = Store::Local(Arc::new(LocalStore::new("/".as_ref(), false)));
-        let array = Arc::new(Array::new(store, layout, "", settings));
-        let chunk = ChunkSpec {
-            shape: vec![len],
-            element: ELEMENT,
-            fill: vec![0],
-        };
-        let spec = Arc::new(array.spec(chunk).unwrap());
-        let items = selections.iter().map(|selection| Item {
-            key: "a".into(),
-            spec: Arc::clone(&spec),
-            selection: selection.clone(),
-            complete: false,
-        });
-        Batch {
-            items: items.collect(),
-            array,
-            buffer: Arc::new(OutBuffer::empty()),
-            coalesce_gap: 0,
-            coalesce_max: 1 << 20,
-            write_empty_chunks: false,
-            since: Instant::now(),
-        }
+    /// A batch of one chunk of 40 bytes.
+    fn batch(codecs: &serde_json::Value, selection: Selection) -> Batch {
+        let array = array(nowhere(), codecs);
+        let item = item(&spec(&array, 40), "a", selection);
+        testing::batch(&array, vec![item], &Arc::new(OutBuffer::empty()))
     }
 
     /// A shard of uint8 with four subchunks of ten, of which the third is not stored.
     fn shard() -> (Box<Sharding>, ShardIndex) {
-        let codecs = shards(&[10], &bytes());
+        let codecs = shards(10, &bytes());
         let Layout::Shard(sharding) = Layout::from_v3(&codecs, false, &[]).unwrap() else {
             panic!("not a shard")
         };
@@ -224,7 +157,7 @@ mod tests {
 
     #[test]
     fn ranges_are_merged_up_to_the_gap() {
-        let all = range(0, 1, 40);
+        let all = range(0, 40, 0);
         let apart = (
             vec![(0, 10), (15, 25), (30, 40)],
             vec![vec![0], vec![1], vec![3]],
@@ -241,10 +174,10 @@ mod tests {
     fn subchunks_that_are_not_selected_are_not_fetched() {
         assert_eq!(
             (vec![(15, 25)], vec![vec![1]], vec![]),
-            planned(&range(12, 1, 5), 0)
+            planned(&range(12, 17, 0), 0)
         );
-        assert_eq!((vec![], vec![], vec![2]), planned(&range(25, 1, 2), 0));
-        assert_eq!((vec![], vec![], vec![]), planned(&range(0, 1, 0), 0));
+        assert_eq!((vec![], vec![], vec![2]), planned(&range(25, 27, 0), 0));
+        assert_eq!((vec![], vec![], vec![]), planned(&range(0, 0, 0), 0));
     }
 
     #[test]
@@ -257,8 +190,8 @@ mod tests {
 
     #[test]
     fn a_nested_shard_is_one_subchunk() {
-        let codecs = shards(&[20], &shards(&[5], &bytes()));
-        let batch = batch(&codecs, 40, &[range(0, 1, 3)]);
+        let codecs = shards(20, &shards(5, &bytes()));
+        let batch = batch(&codecs, range(0, 3, 0));
         let How::Parts(sharding) = how(&batch, &batch.items[0], 1 << 20) else {
             panic!("read whole")
         };
@@ -280,30 +213,13 @@ mod tests {
     fn a_shard_is_read_whole_where_that_is_cheaper_and_fits() {
         let whole =
             |batch: &Batch, budget| !matches!(how(batch, &batch.items[0], budget), How::Parts(_));
-        let (all, some) = (range(0, 1, 40), range(0, 1, 3));
-        let codecs = shards(&[10], &bytes());
-        assert!(whole(&batch(&codecs, 40, std::slice::from_ref(&all)), 80));
-        assert!(!whole(&batch(&codecs, 40, &[all]), 79));
-        let mut batch = batch(&codecs, 40, &[some]);
+        let (all, some) = (range(0, 40, 0), range(0, 3, 0));
+        let codecs = shards(10, &bytes());
+        assert!(whole(&batch(&codecs, all.clone()), 80));
+        assert!(!whole(&batch(&codecs, all), 79));
+        let mut batch = batch(&codecs, some);
         assert!(!whole(&batch, 80));
         batch.coalesce_gap = 40;
         assert!(whole(&batch, 80));
-    }
-
-    #[test]
-    fn each_thread_gets_as_many_jobs_of_small_files() {
-        let small = |count: usize, len: u64| {
-            let all = vec![range(0, 1, usize::try_from(len).unwrap()); count];
-            let batch = batch(&bytes(), len, &all);
-            files(&batch, 2).collect::<Vec<_>>()
-        };
-        assert_eq!(Vec::<Range<usize>>::new(), small(0, 1));
-        assert_eq!(vec![0..1], small(1, 10));
-        // Opening the files is what takes time.
-        assert_eq!(vec![0..32, 32..64, 64..65], small(65, 10));
-        // 1.5 MiB for two threads.
-        assert_eq!(vec![0..12, 12..24], small(24, 64 << 10));
-        // A chunk larger than a job is a job.
-        assert_eq!(vec![0..1, 1..2], small(2, 4 << 20));
     }
 }

@@ -308,3 +308,206 @@ async fn load(
 fn is_change(error: &Error) -> bool {
     matches!(error, Error::Store(error) if error.kind == StoreErrorKind::Changed)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+    use crate::read::read;
+    use crate::testing::{
+        FILL, LIMITS, Memory, MemoryStore, array, assert_idle, batch, bytes, chunks, engine, item,
+        range, shards, spec,
+    };
+    use crate::{Array, Batch, BatchError, Engine, Limits, write};
+
+    /// A shard of 8 elements, 2 in each subchunk, of which the last is not stored; its index has 64 bytes.
+    async fn write_shard(store: &MemoryStore, values: [u8; 6]) {
+        let memory = Memory::new(&[&values[..], &[FILL; 2]].concat());
+        let array = array(store.foreign(), &shards(2, &bytes()));
+        let batch = chunks(&array, 8, &["s"], &memory.buffer());
+        write(engine(), batch).await.unwrap();
+    }
+
+    /// Elements of the shard, two at a time so that there is a range for each.
+    fn part(array: &Arc<Array>, from: i64, to: i64, memory: &Memory) -> Batch {
+        let item = item(&spec(array, 8), "s", range(from, to, 0));
+        batch(array, vec![item], &memory.buffer())
+    }
+
+    fn setup(remote: bool) -> (MemoryStore, Arc<Array>, Arc<Engine>) {
+        let store = MemoryStore::new();
+        let reached = if remote {
+            store.remote()
+        } else {
+            store.foreign()
+        };
+        (store, array(reached, &shards(2, &bytes())), engine())
+    }
+
+    /// What was sent since.
+    fn news(store: &MemoryStore, before: usize) -> Vec<String> {
+        store.sent().split_off(before)
+    }
+
+    #[tokio::test]
+    async fn a_part_is_read_by_the_index_and_what_is_not_stored_is_filled() {
+        for remote in [false, true] {
+            let (store, array, engine) = setup(remote);
+            write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+            let (before, memory) = (store.sent().len(), Memory::new(&[0; 5]));
+            let batch = part(&array, 3, 8, &memory);
+            let missing = read(Arc::clone(&engine), batch).await.unwrap();
+            assert_eq!(vec![false], missing);
+            assert_eq!(vec![4, 5, 6, FILL, FILL], memory.bytes());
+            let ranges = ["get s last 64", "get s 2..6"];
+            assert_eq!(ranges.as_slice(), news(&store, before));
+            assert_idle(&engine);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_missing_is_filled() {
+        let (store, array, engine) = setup(true);
+        let memory = Memory::new(&[0; 2]);
+        let missing = read(engine, part(&array, 3, 5, &memory)).await.unwrap();
+        assert_eq!((vec![true], vec![FILL; 2]), (missing, memory.bytes()));
+        assert_eq!(vec!["get s last 64"], store.sent());
+    }
+
+    #[tokio::test]
+    async fn an_index_is_fetched_again_only_where_answers_do_not_name_the_state() {
+        for (remote, indexes) in [(false, 2), (true, 1)] {
+            let (store, array, engine) = setup(remote);
+            write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+            let before = store.sent().len();
+            for _ in 0..2 {
+                let batch = part(&array, 0, 1, &Memory::new(&[0]));
+                read(Arc::clone(&engine), batch).await.unwrap();
+            }
+            let index = |line: &&String| *line == "get s last 64";
+            assert_eq!(indexes, news(&store, before).iter().filter(index).count());
+        }
+    }
+
+    #[tokio::test]
+    async fn two_batches_share_the_index_and_the_range() {
+        let (store, array, engine) = setup(true);
+        write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+        let (before, memory) = (store.sent().len(), Memory::new(&[0]));
+        let first = part(&array, 0, 1, &memory);
+        let second = Batch {
+            since: first.since,
+            ..part(&array, 0, 1, &memory)
+        };
+        store.hold("get s");
+        let mut first = Box::pin(read(Arc::clone(&engine), first));
+        assert!(poll!(&mut first).is_pending());
+        let mut second = Box::pin(read(Arc::clone(&engine), second));
+        assert!(poll!(&mut second).is_pending());
+        store.hold("get s 0..2");
+        store.release("get s");
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending());
+        store.release("get s 0..2");
+        let (first, second) = futures::join!(first, second);
+        assert_eq!(
+            (vec![false], vec![false]),
+            (first.unwrap(), second.unwrap())
+        );
+        assert_eq!(vec!["get s last 64", "get s 0..2"], news(&store, before));
+        assert_eq!(2, engine.stats().flights_shared.get());
+    }
+
+    /// Reads all that is stored while `change` happens between the index and the data.
+    async fn read_while(
+        store: &MemoryStore,
+        array: &Arc<Array>,
+        engine: &Arc<Engine>,
+        change: impl Future<Output = ()>,
+    ) -> (Result<Vec<bool>, BatchError>, Vec<u8>) {
+        let (before, memory) = (store.sent().len(), Memory::new(&[0; 5]));
+        store.hold("get s 0..");
+        let read = tokio::spawn(read(Arc::clone(engine), part(array, 0, 5, &memory)));
+        store.sends(before + 2).await;
+        change.await;
+        store.release("get s 0..");
+        (read.await.unwrap(), memory.bytes())
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_replaced_between_two_requests_is_planned_again() {
+        let (store, array, engine) = setup(true);
+        write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+        let change = write_shard(&store, [0, 0, 7, 7, 7, 8]);
+        let (outcome, read) = read_while(&store, &array, &engine, change).await;
+        assert_eq!(vec![false], outcome.unwrap());
+        assert_eq!(vec![0, 0, 7, 7, 7], read);
+        assert_eq!(1, engine.stats().replans.get());
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn a_write_of_this_process_is_seen_where_answers_do_not_name_the_state() {
+        let (store, array, engine) = setup(false);
+        write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+        let change = async {
+            let memory = Memory::new(&[7; 8]);
+            let all = chunks(&array, 8, &["s"], &memory.buffer());
+            write(Arc::clone(&engine), all).await.unwrap();
+        };
+        let (outcome, read) = read_while(&store, &array, &engine, change).await;
+        assert_eq!(vec![false], outcome.unwrap());
+        assert_eq!(vec![7; 5], read);
+        assert_eq!(1, engine.stats().replans.get());
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_removed_between_two_requests_is_missing() {
+        let (store, array, engine) = setup(true);
+        write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+        let gone = store.remove("s");
+        let (outcome, read) = read_while(&store, &array, &engine, gone).await;
+        assert_eq!((vec![true], vec![FILL; 5]), (outcome.unwrap(), read));
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_always_changes_is_read_in_one_request() {
+        let (store, array, engine) = setup(true);
+        write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+        let (memory, before) = (Memory::new(&[0; 5]), store.sent().len());
+        store.replace_before("get s 0..");
+        let batch = part(&array, 0, 5, &memory);
+        read(Arc::clone(&engine), batch).await.unwrap();
+        assert_eq!(vec![1, 2, 3, 4, 5], memory.bytes());
+        let parts = ["get s last 64", "get s 0..6"];
+        let requests = [parts, parts].concat();
+        assert_eq!([&requests[..], &["get s"]].concat(), news(&store, before));
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn a_failed_range_does_not_cut_short_the_others() {
+        let limits = Limits {
+            requests: Some(1),
+            ..LIMITS
+        };
+        let (store, array, _) = setup(true);
+        let engine = Engine::new(limits).unwrap();
+        write_shard(&store, [1, 2, 3, 4, 5, 6]).await;
+        store.fail("get s 0..2", 1);
+        let before = store.sent().len();
+        let spec = spec(&array, 8);
+        let ends = crate::testing::steps(0, 4, 2, 0);
+        let batch = batch(
+            &array,
+            vec![item(&spec, "s", ends)],
+            &Memory::new(&[0; 2]).buffer(),
+        );
+        let failed = read(Arc::clone(&engine), batch).await.unwrap_err();
+        assert!(matches!(failed.error, Error::Store(error) if &*error.key == "s"));
+        let ranges = ["get s last 64", "get s 0..2", "get s 4..6"];
+        assert_eq!(ranges.as_slice(), news(&store, before));
+        assert_idle(&engine);
+    }
+}

@@ -179,3 +179,142 @@ fn wants(waiters: &[Waiter<Selection>]) -> Vec<Want<'_>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures::poll;
+
+    use super::*;
+    use crate::error::StoreErrorKind;
+    use crate::read::read;
+    use crate::testing::{
+        Memory, MemoryStore, array, assert_idle, batch, bytes, chunks, engine, item, range, shards,
+        spec,
+    };
+    use crate::{Batch, Engine, LocalStore, Store};
+
+    async fn join(
+        engine: &Arc<Engine>,
+        store: &MemoryStore,
+        batches: [Batch; 2],
+    ) -> [Result<Vec<bool>, crate::BatchError>; 2] {
+        store.hold("get");
+        let [first, second] = batches.map(|batch| Box::pin(read(Arc::clone(engine), batch)));
+        let (mut first, mut second) = (first, second);
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending());
+        store.release("get");
+        futures::join!(first, second).into()
+    }
+
+    #[tokio::test]
+    async fn batches_that_begin_together_share_one_fetch_and_one_decode() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        store.set("a", &[1, 2, 3, 4]).await;
+        let (array, memory) = (array(store.remote(), &bytes()), Memory::new(&[0; 4]));
+        let spec = spec(&array, 4);
+        let (buffer, since) = (memory.buffer(), Instant::now());
+        let part = |selection| Batch {
+            since,
+            ..batch(&array, vec![item(&spec, "a", selection)], &buffer)
+        };
+        let batches = [part(range(0, 3, 1)), part(range(3, 4, 0))];
+        for outcome in join(&engine, &store, batches).await {
+            assert_eq!(vec![false], outcome.unwrap());
+        }
+        assert_eq!(vec!["get a"], store.sent());
+        assert_eq!(vec![4, 1, 2, 3], memory.bytes());
+        let stats = engine.stats();
+        assert_eq!(
+            (1, 1),
+            (stats.chunks_decoded.get(), stats.flights_shared.get())
+        );
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_begins_later_fetches_for_itself() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 1]), engine());
+        let array = array(store.remote(), &bytes());
+        let one = || chunks(&array, 1, &["a"], &memory.buffer());
+        store.hold("get");
+        let mut first = Box::pin(read(Arc::clone(&engine), one()));
+        assert!(poll!(&mut first).is_pending());
+        let mut second = Box::pin(read(Arc::clone(&engine), one()));
+        assert!(poll!(&mut second).is_pending());
+        assert_eq!(vec!["get a"; 2], store.sent());
+    }
+
+    #[tokio::test]
+    async fn a_shared_fetch_goes_on_while_one_batch_waits() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 2]), engine());
+        store.set("a", &[1, 2]).await;
+        store.hold("get");
+        let (array, since) = (array(store.foreign(), &bytes()), Instant::now());
+        let one = || Batch {
+            since,
+            ..chunks(&array, 2, &["a"], &memory.buffer())
+        };
+        let mut first = Box::pin(read(Arc::clone(&engine), one()));
+        assert!(poll!(&mut first).is_pending());
+        let mut second = Box::pin(read(Arc::clone(&engine), one()));
+        assert!(poll!(&mut second).is_pending());
+        drop(first);
+        assert_eq!(1, store.in_flight());
+        store.release("get");
+        second.await.unwrap();
+        assert_eq!(vec![1, 2], memory.bytes());
+    }
+
+    #[tokio::test]
+    async fn a_failed_fetch_fails_for_every_batch_that_waits() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 1]), engine());
+        store.fail("get a", 1);
+        let (array, since) = (array(store.foreign(), &bytes()), Instant::now());
+        let one = || Batch {
+            since,
+            ..chunks(&array, 1, &["a"], &memory.buffer())
+        };
+        for outcome in join(&engine, &store, [one(), one()]).await {
+            let failed = outcome.unwrap_err();
+            assert!(matches!(failed.error, Error::Store(error) if &*error.key == "a"));
+        }
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn an_object_larger_than_a_chunk_can_be_is_refused() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 2]), engine());
+        let array = array(store.remote(), &bytes());
+        let too_many = usize::try_from(spec(&array, 2).max_encoded + 1).unwrap();
+        store.set("a", &vec![0; too_many]).await;
+        let batch = chunks(&array, 2, &["a"], &memory.buffer());
+        let failed = read(Arc::clone(&engine), batch).await.unwrap_err();
+        let Error::Store(error) = failed.error else {
+            panic!("{failed:?}");
+        };
+        assert_eq!(StoreErrorKind::Oversized, error.kind);
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn a_local_shard_is_read_by_its_index() {
+        let root = tempfile::tempdir().unwrap();
+        let array = array(
+            Store::Local(Arc::new(LocalStore::new(root.path(), false))),
+            &shards(2, &bytes()),
+        );
+        let (memory, engine) = (Memory::new(&[1, 2, 3, 4]), engine());
+        let all = chunks(&array, 4, &["a"], &memory.buffer());
+        crate::write(Arc::clone(&engine), all).await.unwrap();
+        let (memory, spec) = (Memory::new(&[0]), spec(&array, 4));
+        let one = vec![item(&spec, "a", range(3, 4, 0))];
+        let one = batch(&array, one, &memory.buffer());
+        read(Arc::clone(&engine), one).await.unwrap();
+        assert_eq!(vec![4], memory.bytes());
+        // The index has two pairs of 8 bytes.
+        assert_eq!(2 + 32, engine.stats().bytes_read.get());
+    }
+}

@@ -252,57 +252,24 @@ impl<S, W> Drop for Fetch<S, W> {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use serde_json::json;
 
     use super::*;
-    use crate::batch::Settings;
-    use crate::codec::element::{ChunkSpec, Element, Kind};
-    use crate::codec::layout::Layout;
-    use crate::copy::positions::Positions;
-    use crate::store::{LocalStore, Store};
+    use crate::testing::{array, bytes, nowhere, range, spec};
 
     type Objects = Arc<Fetches<Whole, Selection>>;
 
-    fn array() -> (Arc<Array>, Arc<Spec>) {
-        let settings = Settings {
-            chunk_concurrent_maximum: None,
-            chunk_concurrent_minimum: 4,
-            validate_checksums: true,
-            hedge_factor: None,
-        };
-        let layout = Layout::from_v3(&json!([{"name": "bytes"}]), false, &[]).unwrap();
-        let store = Store::Local(Arc::new(LocalStore::new("/".as_ref(), false)));
-        let array = Array::new(store, layout, "", settings);
-        let element = Element {
-            size: 1,
-            kind: Kind::Bits,
-            swap_unit: 1,
-            big_endian: false,
-        };
-        let chunk = ChunkSpec {
-            shape: vec![4],
-            element,
-            fill: vec![0],
-        };
-        let spec = array.spec(chunk).unwrap();
-        (Arc::new(array), Arc::new(spec))
-    }
-
     /// Asks for one object; tells whether a fetch was started for it, which begins at once if `sent`.
     fn ask(objects: &Objects, since: Instant, sent: bool) -> (bool, SharedFuture<()>) {
-        let (array, spec) = array();
+        let array = array(nowhere(), &bytes());
         let request = Request {
+            spec: spec(&array, 4),
             array,
-            spec,
             key: "c/0".into(),
             source: Whole,
             since,
         };
         let waiter = Waiter {
-            wanted: Selection::Points {
-                coords: vec![Positions::from_list(vec![0])],
-                out: Positions::from_list(vec![0]),
-            },
+            wanted: range(0, 1, 0),
             out: Arc::new(OutBuffer::empty()),
             results: Results::new(1),
             index: 0,
@@ -345,8 +312,7 @@ mod tests {
     async fn nothing_joins_what_was_forgotten() {
         let objects = Objects::default();
         let (_, _work) = ask(&objects, Instant::now(), false);
-        let (array, _) = array();
-        objects.forget(&array.object(&"c/0".into()));
+        objects.forget(&array(nowhere(), &bytes()).object(&"c/0".into()));
         assert!(ask(&objects, Instant::now(), false).0);
     }
 

@@ -94,6 +94,7 @@ fn size(located: &Located) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{self, array, bytes, nowhere};
 
     fn id(key: &str) -> ObjectId {
         ObjectId {
@@ -103,7 +104,7 @@ mod tests {
     }
 
     fn spec() -> Arc<Spec> {
-        Arc::new(Spec::of_bytes(&[4]))
+        testing::spec(&array(nowhere(), &bytes()), 4)
     }
 
     fn located(subchunks: usize, validator: bool) -> Located {
@@ -140,7 +141,8 @@ mod tests {
     fn another_layout_does_not_get_the_index() {
         let cache = IndexCache::new(1 << 20);
         cache.keep(id("a"), &spec(), &located(1, true));
-        assert!(cache.get(&id("a"), &Spec::of_bytes(&[9])).is_none());
+        let other = testing::spec(&array(nowhere(), &bytes()), 9);
+        assert!(cache.get(&id("a"), &other).is_none());
         cache.forget(&id("a"));
         assert!(cache.get(&id("a"), &spec()).is_none());
         assert_eq!(0, cache.0.lock().nbytes);

@@ -127,6 +127,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::testing::{array, bytes, nowhere, spec};
 
     #[tokio::test]
     async fn a_fetch_that_is_given_up_leaves_no_entry() {
@@ -135,7 +136,7 @@ mod tests {
             store: 0,
             key: b"a"[..].into(),
         };
-        let spec = Arc::new(Spec::of_bytes(&[4]));
+        let spec = spec(&array(nowhere(), &bytes()), 4);
         let begin = || {
             loads.join(
                 &id,
@@ -161,7 +162,7 @@ mod tests {
             store: 0,
             key: b"a"[..].into(),
         };
-        let spec = Arc::new(Spec::of_bytes(&[4]));
+        let spec = spec(&array(nowhere(), &bytes()), 4);
         let send = |began: Began| {
             began.get_or_init(Instant::now);
             std::future::pending().boxed()

@@ -58,6 +58,29 @@ impl std::fmt::Debug for RemoteStore {
 }
 
 impl RemoteStore {
+    /// A store at `place` whose requests are made by this client, each tried once.
+    #[cfg(test)]
+    pub(crate) fn around(client: Arc<dyn ObjectStore>, place: u64) -> Self {
+        Self {
+            name: client.to_string(),
+            client,
+            prefix: Path::default(),
+            identity: place,
+            location: place,
+            base: String::new(),
+            retry: RetryConfig {
+                max_retries: 0,
+                ..RetryConfig::default()
+            },
+            retry_timeout_set: false,
+            stats: Arc::default(),
+            failing: Arc::default(),
+            times: Times::default(),
+            suffixes: AtomicBool::new(true),
+            conditions: AtomicBool::new(true),
+        }
+    }
+
     /// Names the place, whoever asks with whatever settings.
     pub(super) const fn location(&self) -> u64 {
         self.location

@@ -326,7 +326,6 @@ mod tests {
         HttpClient, HttpConnector, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
     };
     use object_store::http::HttpBuilder;
-    use object_store::path::Path;
 
     use super::super::{HttpClients, Part};
     use super::*;
@@ -400,19 +399,9 @@ mod tests {
             .with_http_connector(Connects(server))
             .build();
         RemoteStore {
-            client: Arc::new(client.unwrap()),
-            prefix: Path::default(),
-            name: "http://localhost".into(),
-            identity: 0,
-            location: 0,
-            base: String::new(),
             retry: defaults(),
-            retry_timeout_set: false,
-            stats: Arc::default(),
-            failing: Arc::default(),
-            times: super::super::hedge::Times::default(),
-            suffixes: AtomicBool::new(true),
             conditions: AtomicBool::new(false),
+            ..RemoteStore::around(Arc::new(client.unwrap()), 0)
         }
     }
 

@@ -271,3 +271,111 @@ fn pause(attempt: u32) -> Duration {
         .min(LONGEST_PAUSE);
     longest.mul_f64(fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{
+        FILL, Memory, MemoryStore, array, assert_idle, batch, bytes, engine, item, range, spec,
+    };
+    use crate::{Array, Batch, write};
+
+    /// A batch that writes these bytes to one chunk of 4, from an element on.
+    fn part(array: &Arc<Array>, from: i64, values: &[u8]) -> Batch {
+        let to = from + i64::try_from(values.len()).unwrap();
+        let item = item(&spec(array, 4), "a", range(from, to, 0));
+        batch(array, vec![item], &Memory::new(values).buffer())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_put_that_another_process_was_faster_than_is_merged_again() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        store.set("a", &[1, 1, 1, 1]).await;
+        store.hold("put a");
+        let array = array(store.remote(), &bytes());
+        let written = tokio::spawn(write(Arc::clone(&engine), part(&array, 0, &[2, 2])));
+        store.sends(2).await;
+        store.set("a", &[3, 3, 3, 3]).await;
+        store.release("put a");
+        written.await.unwrap().unwrap();
+        assert_eq!(vec!["get a", "put a", "get a", "put a"], store.sent());
+        assert_eq!(Some(vec![2, 2, 3, 3]), store.object("a").await);
+        assert_eq!(1, engine.stats().write_conflicts.get());
+        assert_idle(&engine);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_another_process_has_just_made_is_not_replaced() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        store.hold("put a");
+        let array = array(store.remote(), &bytes());
+        let written = tokio::spawn(write(Arc::clone(&engine), part(&array, 0, &[2, 2])));
+        store.sends(2).await;
+        store.set("a", &[3, 3, 3, 3]).await;
+        store.release("put a");
+        written.await.unwrap().unwrap();
+        assert_eq!(Some(vec![2, 2, 3, 3]), store.object("a").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_put_that_is_always_refused_is_given_up() {
+        for (replaced, tries) in [(false, TRIES_UNCHANGED), (true, TRIES)] {
+            let (store, engine) = (MemoryStore::new(), engine());
+            store.set("a", &[1; 4]).await;
+            store.fail("put a", usize::MAX);
+            if replaced {
+                store.replace_before("put a");
+            }
+            let array = array(store.remote(), &bytes());
+            let written = write(Arc::clone(&engine), part(&array, 0, &[2])).await;
+            let failed = written.unwrap_err();
+            let Error::Store(error) = &failed.error else {
+                panic!("{failed:?}");
+            };
+            let kind = if replaced {
+                StoreErrorKind::Changed
+            } else {
+                StoreErrorKind::Other
+            };
+            assert_eq!((kind, tries), (error.kind, error.attempts));
+            assert_eq!(2 * tries as usize, store.sent().len());
+            assert_idle(&engine);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_already_is_not_put() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        store.set("a", &[1, 2, 3, 4]).await;
+        let array = array(store.remote(), &bytes());
+        let same = part(&array, 1, &[2, 3]);
+        write(Arc::clone(&engine), same).await.unwrap();
+        assert_eq!(vec!["get a"], store.sent());
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_becomes_all_fill_is_deleted_only_where_that_has_no_condition() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        for (reached, left) in [
+            (store.foreign(), None),
+            (store.remote(), Some(vec![FILL; 4])),
+        ] {
+            store.set("a", &[1, FILL, FILL, FILL]).await;
+            let array = array(reached, &bytes());
+            let part = part(&array, 0, &[FILL]);
+            write(Arc::clone(&engine), part).await.unwrap();
+            assert_eq!(left, store.object("a").await);
+        }
+    }
+
+    #[tokio::test]
+    async fn fill_values_for_a_chunk_that_is_missing_send_nothing_but_the_get() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        let array = array(store.remote(), &bytes());
+        let part = part(&array, 0, &[FILL]);
+        write(Arc::clone(&engine), part).await.unwrap();
+        assert_eq!(vec!["get a"], store.sent());
+    }
+}

@@ -119,3 +119,34 @@ impl Writer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+    use crate::testing::{Memory, array, assert_idle, bytes, chunks, engine, until};
+    use crate::{Store, write};
+
+    #[tokio::test]
+    async fn an_object_that_is_locked_does_not_hold_up_the_others_of_its_job() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::Local(Arc::new(LocalStore::new(root.path(), false)));
+        let (array, engine) = (array(store, &bytes()), engine());
+        let busy = array.written_object(&"a".into());
+        let lock = engine.locks.lock(busy).await;
+        let memory = Memory::new(&[1, 2]);
+        let both = chunks(&array, 1, &["a", "b"], &memory.buffer());
+        let mut written = Box::pin(write(Arc::clone(&engine), both));
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        while !b.exists() {
+            assert!(poll!(&mut written).is_pending());
+        }
+        assert!(!a.exists());
+        drop(lock);
+        written.await.unwrap();
+        assert_eq!(vec![1], std::fs::read(a).unwrap());
+        until(|| engine.locks.is_empty()).await;
+        assert_idle(&engine);
+    }
+}

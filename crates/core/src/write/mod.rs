@@ -222,3 +222,133 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::poll;
+
+    use super::*;
+    use crate::testing::{
+        FILL, Memory, MemoryStore, array, assert_idle, batch, bytes, chunks, engine, item, range,
+        spec, until,
+    };
+    use crate::{Array, LocalStore};
+
+    /// A batch that writes these bytes to one chunk of 4, from an element on.
+    fn part(array: &Arc<Array>, from: i64, values: &[u8]) -> Batch {
+        let to = from + i64::try_from(values.len()).unwrap();
+        let item = item(&spec(array, 4), "a", range(from, to, 0));
+        batch(array, vec![item], &Memory::new(values).buffer())
+    }
+
+    #[tokio::test]
+    async fn a_whole_chunk_is_put_without_a_read_and_one_of_fill_values_removed() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        let array = array(store.foreign(), &bytes());
+        let memory = Memory::new(&[1, 2, FILL, FILL]);
+        let two = chunks(&array, 2, &["a", "b"], &memory.buffer());
+        write(Arc::clone(&engine), two).await.unwrap();
+        assert_eq!(vec!["put a", "delete b"], store.sent());
+        assert_eq!(Some(vec![1, 2]), store.object("a").await);
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn parts_of_one_chunk_that_are_written_at_once_are_all_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let local = Store::Local(Arc::new(LocalStore::new(root.path(), false)));
+        let store = MemoryStore::new();
+        for reached in [local, store.foreign(), store.remote()] {
+            let (array, engine) = (array(reached, &bytes()), engine());
+            store.remove("a").await;
+            let writes = (0..4).map(|at| {
+                let byte = u8::try_from(at).unwrap() + 1;
+                tokio::spawn(write(Arc::clone(&engine), part(&array, at, &[byte])))
+            });
+            for written in futures::future::join_all(writes).await {
+                written.unwrap().unwrap();
+            }
+            let memory = Memory::new(&[0; 4]);
+            let all = chunks(&array, 4, &["a"], &memory.buffer());
+            crate::read(Arc::clone(&engine), all).await.unwrap();
+            assert_eq!(vec![1, 2, 3, 4], memory.bytes());
+            assert_eq!(0, engine.stats().write_conflicts.get());
+            assert_idle(&engine);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_write_drops_its_gets_but_not_a_put_of_a_foreign_store() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        let array = array(store.foreign(), &bytes());
+        store.hold("get");
+        {
+            let write = write(Arc::clone(&engine), part(&array, 0, &[1]));
+            tokio::pin!(write);
+            assert!(poll!(&mut write).is_pending());
+            assert_eq!(1, store.in_flight());
+        }
+        assert_eq!(0, store.in_flight());
+        assert_idle(&engine);
+        store.hold("put");
+        {
+            let write = write(Arc::clone(&engine), part(&array, 0, &[1, 2, 3, 4]));
+            tokio::pin!(write);
+            store.sends_of(2, &mut write).await;
+        }
+        // The lock is held until the put has ended, so a later write comes after it.
+        assert_eq!((1, 1), (store.in_flight(), engine.locks.len()));
+        let later = tokio::spawn(write(Arc::clone(&engine), part(&array, 0, &[5; 4])));
+        store.release("put");
+        later.await.unwrap().unwrap();
+        assert_eq!(Some(vec![5; 4]), store.object("a").await);
+        assert_idle(&engine);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_does_not_wait_for_an_event_loop_that_was_stopped() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        let array = array(store.foreign(), &bytes());
+        store.hold("put");
+        let first = tokio::spawn(write(Arc::clone(&engine), part(&array, 0, &[1; 4])));
+        store.sends(1).await;
+        let began = tokio::time::Instant::now();
+        let second = write(Arc::clone(&engine), part(&array, 0, &[2; 4]));
+        tokio::pin!(second);
+        // However long the put takes, the write waits for as long as the loop runs.
+        let patient = tokio::time::timeout(Duration::from_mins(1), &mut second).await;
+        assert!(patient.is_err());
+        store.stop();
+        let failed = second.await.unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(65));
+        assert!(
+            matches!(&failed.error, Error::Store(error) if error.kind == StoreErrorKind::Timeout),
+            "{failed:?}"
+        );
+        store.release("put");
+        first.await.unwrap().unwrap();
+        until(|| engine.locks.is_empty()).await;
+        assert_eq!(Some(vec![1; 4]), store.object("a").await);
+    }
+
+    #[tokio::test]
+    async fn the_failure_of_one_chunk_leaves_the_others_whole() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        for key in ["a", "b"] {
+            store.set(key, &[0; 2]).await;
+        }
+        store.fail("put b", 1);
+        let memory = Memory::new(&[1, 1, 2, 2]);
+        let array = array(store.foreign(), &bytes());
+        let both = chunks(&array, 2, &["a", "b"], &memory.buffer());
+        let failed = write(Arc::clone(&engine), both).await.unwrap_err();
+        assert!(matches!(&failed.error, Error::Store(error) if &*error.key == "b"));
+        until(|| engine.locks.is_empty()).await;
+        let a = store.object("a").await.unwrap();
+        assert!(a == [1; 2] || a == [0; 2], "{a:?}");
+        assert_eq!(Some(vec![0; 2]), store.object("b").await);
+        assert_idle(&engine);
+    }
+}
