@@ -39,19 +39,92 @@ impl Run {
     }
 }
 
-/// Byte offsets on both sides along one axis.
-struct Offsets<'a> {
-    chunk: &'a Positions,
-    stride: i64,
-    out: &'a Positions,
-    /// Elements of `chunk` and `out` taken together as one position, after merging.
-    merged: Option<(i64, i64, i64, i64, usize)>,
+/// Evenly spaced elements of one axis, or of several that continue each other: byte offsets on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Strided {
+    chunk: i64,
+    chunk_step: i64,
+    out: i64,
+    out_step: i64,
+    len: usize,
 }
 
-impl Offsets<'_> {
+impl Strided {
+    /// A single element at the origin.
+    const ORIGIN: Self = Self {
+        chunk: 0,
+        chunk_step: 0,
+        out: 0,
+        out_step: 0,
+        len: 1,
+    };
+
+    /// The axis, if it is evenly spaced on both sides; `stride` is that of the chunk's axis.
+    fn of(axis: &Axis, stride: i64) -> Option<Self> {
+        let Positions::Range { start, step, len } = axis.chunk else {
+            return None;
+        };
+        let Positions::Range {
+            start: out,
+            step: out_step,
+            ..
+        } = axis.out
+        else {
+            return None;
+        };
+        Some(Self {
+            chunk: start * stride,
+            chunk_step: step * stride,
+            out,
+            out_step,
+            len,
+        })
+    }
+
+    /// Joins an inner axis, if both can be one; tells whether it did.
+    #[expect(clippy::cast_possible_wrap, reason = "lengths fit")]
+    fn join(&mut self, inner: Self) -> bool {
+        let len = inner.len as i64;
+        let continues =
+            self.chunk_step == inner.chunk_step * len && self.out_step == inner.out_step * len;
+        // A single position only moves the origin of the other axis.
+        if inner.len != 1 {
+            if self.len != 1 && !continues {
+                return false;
+            }
+            (self.chunk_step, self.out_step) = (inner.chunk_step, inner.out_step);
+        }
+        self.chunk += inner.chunk;
+        self.out += inner.out;
+        self.len *= inner.len;
+        true
+    }
+}
+
+/// Byte offsets on both sides along one axis.
+enum Offsets<'a> {
+    Strided(Strided),
+    /// Positions of which at least one side is a list; with the stride of the chunk's axis.
+    Listed(&'a Axis, i64),
+}
+
+impl<'a> Offsets<'a> {
+    fn of(axis: &'a Axis, stride: i64) -> Self {
+        Strided::of(axis, stride).map_or(Self::Listed(axis, stride), Self::Strided)
+    }
+
+    const fn strided(&self) -> Option<Strided> {
+        match self {
+            Self::Strided(strided) => Some(*strided),
+            Self::Listed(..) => None,
+        }
+    }
+
     fn len(&self) -> usize {
-        self.merged
-            .map_or_else(|| self.chunk.len(), |merged| merged.4)
+        match self {
+            Self::Strided(strided) => strided.len,
+            Self::Listed(axis, _) => axis.chunk.len(),
+        }
     }
 
     #[expect(
@@ -59,12 +132,23 @@ impl Offsets<'_> {
         reason = "an index is below a length, which fits"
     )]
     fn get(&self, index: usize) -> (i64, i64) {
-        match self.merged {
-            Some((chunk, chunk_step, out, out_step, _)) => (
-                chunk + chunk_step * index as i64,
-                out + out_step * index as i64,
+        match self {
+            Self::Strided(strided) => (
+                strided.chunk + strided.chunk_step * index as i64,
+                strided.out + strided.out_step * index as i64,
             ),
-            None => (self.chunk.get(index) * self.stride, self.out.get(index)),
+            Self::Listed(axis, stride) => (axis.chunk.get(index) * stride, axis.out.get(index)),
+        }
+    }
+
+    /// Where the axis stands for copying: lists first, then from the widest chunk stride, contiguous last.
+    const fn order(&self, item: i64) -> (u8, i64) {
+        match self {
+            Self::Listed(_, stride) => (0, -stride.abs()),
+            Self::Strided(strided) if strided.chunk_step == item && strided.out_step == item => {
+                (2, 0)
+            }
+            Self::Strided(strided) => (1, -strided.chunk_step.abs()),
         }
     }
 }
@@ -101,7 +185,7 @@ pub(crate) fn runs(
     }
 }
 
-/// The run that a whole selection is, where one is enough.
+/// The single run that covers the selection, if there is one.
 pub(crate) fn single_run(selection: &Selection, strides: &[i64], itemsize: usize) -> Option<Run> {
     let Selection::Grid { axes, base } = selection else {
         return None;
@@ -109,100 +193,56 @@ pub(crate) fn single_run(selection: &Selection, strides: &[i64], itemsize: usize
     if selection.is_empty() {
         return None;
     }
-    match merged(axes, strides, itemsize).as_slice() {
-        [axis] => axis.merged.map(|(chunk, chunk_step, out, out_step, len)| {
-            Run::row(chunk, base + out, chunk_step, out_step, len)
-        }),
-        [] => Some(Run::row(0, *base, 0, 0, 1)),
-        _ => None,
-    }
+    let axis = match merged(axes, strides, itemsize).as_slice() {
+        [axis] => axis.strided()?,
+        [] => Strided::ORIGIN,
+        _ => return None,
+    };
+    let out = base + axis.out;
+    Some(Run::row(
+        axis.chunk,
+        out,
+        axis.chunk_step,
+        axis.out_step,
+        axis.len,
+    ))
 }
 
-/// The axes as offsets on both sides, ordered for copying: widest chunk stride first, contiguous last.
-#[expect(clippy::cast_possible_wrap, reason = "lengths and item sizes fit")]
+/// The axes as offsets on both sides, in the order of copying, with those joined that continue each other.
+#[expect(clippy::cast_possible_wrap, reason = "item sizes fit")]
 fn merged<'a>(axes: &'a [Axis], strides: &[i64], itemsize: usize) -> Vec<Offsets<'a>> {
-    let item = itemsize as i64;
-    let mut offsets: Vec<Offsets<'a>> = axes
-        .iter()
-        .zip(strides)
-        .map(|(axis, stride)| {
-            let merged = match (&axis.chunk, &axis.out) {
-                (
-                    Positions::Range { start, step, len },
-                    Positions::Range {
-                        start: out,
-                        step: out_step,
-                        ..
-                    },
-                ) => Some((start * stride, step * stride, *out, *out_step, *len)),
-                _ => None,
-            };
-            Offsets {
-                chunk: &axis.chunk,
-                stride: *stride,
-                out: &axis.out,
-                merged,
-            }
-        })
+    let axes = axes.iter().zip(strides);
+    let mut axes: Vec<_> = axes
+        .map(|(axis, stride)| Offsets::of(axis, *stride))
         .collect();
-    offsets.sort_by_key(|axis| match axis.merged {
-        None => (0, -axis.stride.abs()),
-        Some((_, chunk, _, out, _)) if chunk == item && out == item => (2, 0),
-        Some((_, chunk, _, _, _)) => (1, -chunk.abs()),
+    axes.sort_by_key(|axis| axis.order(itemsize as i64));
+    axes.dedup_by(|inner, outer| match (outer, inner) {
+        (Offsets::Strided(outer), Offsets::Strided(inner)) => outer.join(*inner),
+        _ => false,
     });
-    let mut joined: Vec<Offsets<'a>> = Vec::with_capacity(offsets.len());
-    for axis in offsets {
-        if axis.len() == 1 && axis.merged.is_some() && !joined.is_empty() {
-            // A single position only moves the origin of the axis before it.
-            if let (Some((chunk, _, out, _, _)), Some(before)) = (
-                axis.merged,
-                joined.last_mut().and_then(|before| before.merged.as_mut()),
-            ) {
-                before.0 += chunk;
-                before.2 += out;
-                continue;
-            }
-        }
-        if let (Some(inner), Some(outer)) = (
-            axis.merged,
-            joined.last_mut().and_then(|outer| outer.merged.as_mut()),
-        ) {
-            let len = inner.4 as i64;
-            if outer.4 == 1 || (outer.1 == inner.1 * len && outer.3 == inner.3 * len) {
-                *outer = (
-                    outer.0 + inner.0,
-                    inner.1,
-                    outer.2 + inner.2,
-                    inner.3,
-                    outer.4 * inner.4,
-                );
-                continue;
-            }
-        }
-        joined.push(axis);
+    axes
+}
+
+/// Takes the last axis off, if it is evenly spaced.
+fn split_strided<'a, 'b>(axes: &'a [Offsets<'b>]) -> (&'a [Offsets<'b>], Strided) {
+    match axes {
+        [outer @ .., Offsets::Strided(last)] => (outer, *last),
+        _ => (axes, Strided::ORIGIN),
     }
-    joined
 }
 
 fn grid_runs(axes: &[Offsets<'_>], base: i64, mut visit: impl FnMut(Run)) {
-    let still = (0, 0, 0, 0, 1);
-    let (outer, inner) = match axes.split_last() {
-        Some((last, outer)) if last.merged.is_some() => (outer, last.merged.unwrap_or(still)),
-        _ => (axes, still),
-    };
-    let (outer, rows) = match outer.split_last() {
-        Some((last, outer)) if last.merged.is_some() => (outer, last.merged.unwrap_or(still)),
-        _ => (outer, still),
-    };
+    let (outer, row) = split_strided(axes);
+    let (outer, rows) = split_strided(outer);
     let first = Run {
-        chunk: inner.0 + rows.0,
-        out: base + inner.2 + rows.2,
-        chunk_step: inner.1,
-        out_step: inner.3,
-        len: inner.4,
-        chunk_row: rows.1,
-        out_row: rows.3,
-        rows: rows.4,
+        chunk: row.chunk + rows.chunk,
+        out: base + row.out + rows.out,
+        chunk_step: row.chunk_step,
+        out_step: row.out_step,
+        len: row.len,
+        chunk_row: rows.chunk_step,
+        out_row: rows.out_step,
+        rows: rows.len,
     };
     let mut at = vec![0_usize; outer.len()];
     loop {
