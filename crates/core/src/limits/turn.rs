@@ -34,6 +34,17 @@ impl Turns {
         Turn(self.0.take(1).await)
     }
 
+    /// The turn that was handed over, the first time; after that, waits for the batch's turn.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the place in the queue.
+    pub(crate) async fn take_or(&self, handed: &mut Option<Turn>) -> Turn {
+        match handed.take() {
+            Some(turn) => turn,
+            None => self.take().await,
+        }
+    }
+
     /// Starts one unit after the other, each when the one before has dropped its turn, and runs all of
     /// them to their end, or until `stop` says that nothing more is wanted.
     ///

@@ -74,10 +74,7 @@ impl Reader {
                     outcome => return outcome,
                 }
             }
-            let turn = match turn.take() {
-                Some(turn) => turn,
-                None => self.turns.take().await,
-            };
+            let turn = self.turns.take_or(&mut turn).await;
             let (untied, before) = (!requests.store.has_validators(), changes);
             match self.read_parts(requests, sharding, item, turn).await {
                 Ok(Attempt::Done { missing }) => return Ok(missing),

@@ -58,10 +58,7 @@ impl Writer {
         let (mut turn, mut stored, mut conflicts) = (Some(turn), 0, 0);
         let (mut refused, mut unchanged) = (None, 0);
         loop {
-            let turn = match turn.take() {
-                Some(turn) => turn,
-                None => self.turns.take().await,
-            };
+            let turn = self.turns.take_or(&mut turn).await;
             match self
                 .attempt(requests, index, &writing, stored, turn)
                 .await?
