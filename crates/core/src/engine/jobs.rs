@@ -23,12 +23,11 @@ const MIN_JOB_BYTES: usize = 128 << 10;
 const MAX_JOB_CHUNKS: usize = 32;
 
 /// Groups the items of a batch into jobs of about one size, as many for each of `threads`.
-pub(crate) fn files(batch: &Batch, threads: usize) -> impl Iterator<Item = Range<usize>> {
-    let (items, layout) = (&batch.items, &batch.array.layout);
-    let total = items
-        .iter()
-        .map(|item| item.touched_bytes(layout))
-        .fold(0, usize::saturating_add);
+pub(crate) fn files(batch: &Batch, threads: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let items = batch.items.iter();
+    let touched = items.map(|item| item.touched_bytes(&batch.array.layout));
+    let touched: Vec<usize> = touched.collect();
+    let total = touched.iter().copied().fold(0, usize::saturating_add);
     let jobs = total
         .div_ceil(MAX_JOB_BYTES)
         .max(1)
@@ -38,8 +37,8 @@ pub(crate) fn files(batch: &Batch, threads: usize) -> impl Iterator<Item = Range
     std::iter::from_fn(move || {
         let first = next;
         let mut nbytes = 0;
-        while next < items.len() && next - first < MAX_JOB_CHUNKS && nbytes < enough {
-            nbytes += items[next].touched_bytes(layout);
+        while next < touched.len() && next - first < MAX_JOB_CHUNKS && nbytes < enough {
+            nbytes += touched[next];
             next += 1;
         }
         (first < next).then_some(first..next)
