@@ -147,3 +147,185 @@ pub(super) fn is_true(value: Option<&str>) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::store::open::tests::{clients, config};
+
+    #[test]
+    fn one_object_has_one_name_whatever_the_store_begins_at() {
+        let clients = clients();
+        let store = |url: &str, prefix: &str| {
+            let plain = config(RemoteKind::Http, &[]);
+            let config = RemoteConfig {
+                url: url.into(),
+                prefix: prefix.into(),
+                ..plain
+            };
+            config.build(&clients).unwrap()
+        };
+        let root = store("http://localhost:1", "");
+        for (other, key) in [
+            (store("http://u:p@localhost:1/a", ""), "b/c/0"),
+            (store("HTTP://LocalHost:01/x/../a?x=1", "b"), "c/0"),
+            (store("http://localhost:1/%61", "b"), "c/0"),
+        ] {
+            assert_eq!(root.location(), other.location());
+            assert_eq!(root.full_path("a/b/c/0"), other.full_path(key));
+            assert_ne!(root.identity(), other.identity());
+        }
+        assert_ne!(root.location(), store("http://localhost:2", "").location());
+    }
+
+    #[test]
+    fn two_objects_never_have_one_name() {
+        let clients = clients();
+        let name = |url: &str| {
+            let plain = config(RemoteKind::Http, &[]);
+            let config = RemoteConfig {
+                url: url.into(),
+                prefix: String::new(),
+                ..plain
+            };
+            let store = config.build(&clients).unwrap();
+            (store.location(), store.full_path("c/0"))
+        };
+        // Each is asked for at another path.
+        let urls = [
+            "a", "a/", "a//", "/a", "A", "a%2Fb", "a/b", "a%2fb", "a//b", "a%25", "a%2525",
+        ];
+        let names: HashSet<_> = urls
+            .map(|path| name(&format!("http://localhost:1/{path}")))
+            .into();
+        assert_eq!(urls.len(), names.len());
+    }
+
+    type Settings = &'static [(&'static str, &'static str)];
+
+    /// Settings and environments; those of a group are of one place.
+    const SPELLINGS: &[(RemoteKind, &[(Settings, Settings)])] = &[
+        (
+            RemoteKind::S3,
+            &[
+                (&[("aws_bucket", "b"), ("aws_region", "eu-west-1")], &[]),
+                (&[("bucket", "b")], &[("AWS_REGION", "eu-west-2")]),
+                (
+                    &[
+                        ("bucket_name", "b"),
+                        ("endpoint", "https://s3.eu-west-1.amazonaws.com"),
+                    ],
+                    &[],
+                ),
+                (
+                    &[
+                        ("bucket", "b"),
+                        ("endpoint", "https://b.s3.eu-west-1.amazonaws.com/"),
+                        ("virtual_hosted_style_request", "true"),
+                    ],
+                    &[],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::S3,
+            &[
+                (&[("bucket", "b"), ("endpoint", "http://Host:80/")], &[]),
+                (
+                    &[("bucket", "b")],
+                    &[("AWS_ENDPOINT_URL_S3", "http://host")],
+                ),
+                (
+                    &[("bucket", "b"), ("aws_endpoint_url", "http://u:p@host?x")],
+                    &[("AWS_ENDPOINT", "http://other")],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::S3,
+            &[(&[("bucket", "b"), ("endpoint", "http://host:81")], &[])],
+        ),
+        (
+            RemoteKind::S3,
+            &[(&[("bucket", "b"), ("endpoint", "http://host/sub")], &[])],
+        ),
+        (
+            RemoteKind::S3,
+            &[(&[("bucket", "B"), ("endpoint", "http://host")], &[])],
+        ),
+        (
+            RemoteKind::S3,
+            &[(
+                &[
+                    ("bucket", "b"),
+                    ("endpoint", "https://s3.cn-north-1.amazonaws.com.cn"),
+                ],
+                &[],
+            )],
+        ),
+        (
+            RemoteKind::Gcs,
+            &[
+                (&[("bucket", "b")], &[]),
+                (
+                    &[("google_bucket", "b")],
+                    &[("GOOGLE_BASE_URL", "https://storage.googleapis.com/")],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::Gcs,
+            &[(&[("bucket", "b"), ("base_url", "http://host")], &[])],
+        ),
+        (
+            RemoteKind::Azure,
+            &[
+                (&[("container_name", "b"), ("account_name", "a")], &[]),
+                (
+                    &[
+                        ("azure_container_name", "b"),
+                        ("endpoint", "https://a.blob.core.windows.net/"),
+                    ],
+                    &[("AZURE_STORAGE_ACCOUNT_NAME", "other")],
+                ),
+            ],
+        ),
+        (
+            RemoteKind::Azure,
+            &[(&[("container_name", "b"), ("account_name", "c")], &[])],
+        ),
+        (
+            RemoteKind::Azure,
+            &[(&[("container_name", "c"), ("account_name", "a")], &[])],
+        ),
+    ];
+
+    #[test]
+    fn one_bucket_has_one_place_however_it_is_spelled() {
+        let place = |kind, options: Settings, environment: Settings| {
+            let owned = |pairs: Settings| {
+                let owned = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+                owned.collect::<Vec<(String, String)>>()
+            };
+            let config = RemoteConfig {
+                options: owned(options),
+                environment: owned(environment),
+                ..config(kind, &[])
+            };
+            config.location()
+        };
+        let mut places = HashSet::new();
+        for (kind, spellings) in SPELLINGS {
+            let [first, others @ ..] = *spellings else {
+                continue;
+            };
+            let known = place(*kind, first.0, first.1);
+            for other in others {
+                assert_eq!(known, place(*kind, other.0, other.1), "{other:?}");
+            }
+            assert!(places.insert(known), "{first:?}");
+        }
+    }
+}
