@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import pickle
+import re
 import struct
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -18,10 +21,9 @@ from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, ZstdC
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from support.servers import RangeServer, Rule
-from zarrs_async import exceptions
+from zarrs_async import _rust, exceptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
     from zarr import AsyncArray
@@ -104,6 +106,38 @@ def test_tree_of_the_documentation_names_every_exception() -> None:
     assert exceptions.__doc__ is not None
     for name in exceptions.__all__:
         assert name in exceptions.__doc__
+
+
+def test_engine_exceptions_and_documentation_agree_on_the_kinds() -> None:
+    table = (Path(__file__).parents[1] / "docs/reference/exceptions.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", table, flags=re.MULTILINE)
+    documented = {name: kinds for name, cell in rows if (kinds := re.findall(r"`(\w+)`", cell))}
+    engine = _rust.error_kinds()
+    assert len(set(engine)) == len(engine)
+    assert {kind for kinds in documented.values() for kind in kinds} == {*engine, "config"}
+    for name, kinds in documented.items():
+        assert getattr(exceptions, name).kind == kinds[0]
+
+
+async def test_kind_of_an_error_is_that_of_the_engine_also_after_a_journey(root: tuple[Path, Store]) -> None:
+    path, store = root
+    chunk = stored(path, overwrite=True)
+    array = await opened(store)
+    chunk.write_bytes(b"x")
+    with pytest.raises(exceptions.ChunkDecodeError) as raised:
+        await array.getitem(slice(None))
+    assert raised.value.kind == "decode"
+    assert pickle.loads(pickle.dumps(raised.value)).kind == "decode"
+
+
+async def test_kind_tells_an_object_that_is_too_large(range_server: RangeServer) -> None:
+    path = range_server.root / "a"
+    path.mkdir()
+    stored(path, overwrite=True).write_bytes(bytes(2 << 20))
+    array = await opened(http_store(range_server))
+    with pytest.raises(exceptions.StoreError) as raised:
+        await array.getitem(slice(None))
+    assert raised.value.kind == "oversized"
 
 
 @pytest.mark.parametrize("codec", [ZstdCodec(), GzipCodec(), None], ids=["zstd", "gzip", "bytes"])

@@ -14,6 +14,7 @@ __all__ = [
     "begin_call",
     "configure",
     "end_iteration",
+    "error_kinds",
     "failing",
     "held",
     "is_native",
@@ -170,6 +171,9 @@ def begin_call(event_loop: asyncio.AbstractEventLoop) -> bool:
 
 def end_iteration() -> None:
     """End the iteration of this thread's event loop: the next call begins by itself."""
+
+def error_kinds() -> list[str]:
+    """Return the ``kind`` of every error that the engine raises."""
 
 def stats() -> dict[str, int]:
     """Return the engine's counters since the process began."""

@@ -15,6 +15,8 @@
     ├── ConfigError (ValueError)              a wrong value in zarr.config
     ├── InternalError (RuntimeError)          a defect of this package, or of a codec library
     └── ShutdownError (RuntimeError)          the interpreter, or the process's engine, is ending
+
+Each has a ``kind``, one word that stays the same from version to version, as a label of logs and metrics.
 """
 
 from __future__ import annotations
@@ -37,7 +39,15 @@ __all__ = [
 
 
 class ZarrsAsyncError(Exception):
-    """Base of all errors that this package raises of its own."""
+    """Base of all errors that this package raises of its own.
+
+    Attributes
+    ----------
+    kind : str
+        What went wrong, in one word.
+    """
+
+    kind: str
 
 
 class StoreError(ZarrsAsyncError, OSError):
@@ -54,6 +64,8 @@ class StoreError(ZarrsAsyncError, OSError):
     attempts : int
         How many requests were made.
     """
+
+    kind: str = "store"
 
     def __init__(
         self,
@@ -74,13 +86,19 @@ class StoreError(ZarrsAsyncError, OSError):
 class StorePermissionError(StoreError, PermissionError):
     """The store refuses the credentials, or the file its owner's permissions."""
 
+    kind: str = "permission"
+
 
 class StoreTimeoutError(StoreError, TimeoutError):
     """Nothing arrived for as long as the store's own timeouts allow."""
 
+    kind: str = "timeout"
+
 
 class StoreConflictError(StoreError):
     """The object was replaced by somebody else again and again."""
+
+    kind: str = "changed"
 
 
 class _ChunkError(ZarrsAsyncError, ValueError):
@@ -106,9 +124,13 @@ class _ChunkError(ZarrsAsyncError, ValueError):
 class ChunkDecodeError(_ChunkError):
     """Stored bytes are not a chunk of the array: damaged, or written with other metadata."""
 
+    kind: str = "decode"
+
 
 class ChunkEncodeError(_ChunkError):
     """A codec refused the values."""
+
+    kind: str = "encode"
 
 
 class ChunkMemoryError(ZarrsAsyncError, MemoryError):
@@ -122,6 +144,8 @@ class ChunkMemoryError(ZarrsAsyncError, MemoryError):
         Bytes that were asked for at once.
     """
 
+    kind: str = "memory"
+
     def __init__(self, message: str, *, key: str = "", nbytes: int = 0) -> None:
         super().__init__(message)
         self.key = key
@@ -131,13 +155,19 @@ class ChunkMemoryError(ZarrsAsyncError, MemoryError):
 class InvalidBatchError(ZarrsAsyncError, ValueError):
     """A selection does not fit its chunk or array, or a store's setting is wrong."""
 
+    kind: str = "invalid"
+
 
 class UnsupportedError(ZarrsAsyncError, NotImplementedError):
     """A codec, data type or store that the engine does not know, under ``strict``."""
 
+    kind: str = "unsupported"
+
 
 class ConfigError(ZarrsAsyncError, ValueError):
     """A value in ``zarr.config`` is wrong; the message names option, value and what is allowed."""
+
+    kind: str = "config"
 
 
 class InternalError(ZarrsAsyncError, RuntimeError):
@@ -149,6 +179,8 @@ class InternalError(ZarrsAsyncError, RuntimeError):
         The chunk or shard.
     """
 
+    kind: str = "internal"
+
     def __init__(self, message: str, *, key: str = "") -> None:
         super().__init__(message)
         self.key = key
@@ -156,3 +188,5 @@ class InternalError(ZarrsAsyncError, RuntimeError):
 
 class ShutdownError(ZarrsAsyncError, RuntimeError):
     """The engine is ending, or the event loop that a store needs has closed."""
+
+    kind: str = "stopped"

@@ -1,8 +1,61 @@
-//! One error type for the engine, cheap to clone because a shared flight hands it to every waiter.
+//! One error type for the engine, cheap to clone because a shared fetch hands it to every waiter.
 //!
 //! The variants follow what a caller can do about a failure; `crates/py` maps each to one Python class.
 
 use std::sync::Arc;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What went wrong, in one word that stays the same from version to version.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ErrorKind {
+            /// All kinds there are.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The word.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// [`StoreErrorKind::Permission`].
+    Permission = "permission",
+    /// [`StoreErrorKind::Timeout`].
+    Timeout = "timeout",
+    /// [`StoreErrorKind::Changed`].
+    Changed = "changed",
+    /// [`StoreErrorKind::Oversized`].
+    Oversized = "oversized",
+    /// [`StoreErrorKind::Other`].
+    Store = "store",
+    /// [`Error::Decode`].
+    Decode = "decode",
+    /// [`Error::Encode`].
+    Encode = "encode",
+    /// [`Error::Foreign`].
+    ForeignCodec = "foreign_codec",
+    /// [`Error::Memory`].
+    Memory = "memory",
+    /// [`Error::Unsupported`].
+    Unsupported = "unsupported",
+    /// [`Error::Invalid`].
+    Invalid = "invalid",
+    /// [`Error::Internal`].
+    Internal = "internal",
+    /// [`Error::Stopped`].
+    Stopped = "stopped",
+}
 
 /// Why a chunk could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -140,6 +193,28 @@ impl StoreError {
 }
 
 impl Error {
+    /// What went wrong, in one word.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) => match error.kind {
+                StoreErrorKind::Permission => ErrorKind::Permission,
+                StoreErrorKind::Timeout => ErrorKind::Timeout,
+                StoreErrorKind::Changed => ErrorKind::Changed,
+                StoreErrorKind::Oversized => ErrorKind::Oversized,
+                StoreErrorKind::Other => ErrorKind::Store,
+            },
+            Self::Decode { .. } => ErrorKind::Decode,
+            Self::Encode { .. } => ErrorKind::Encode,
+            Self::Foreign { .. } => ErrorKind::ForeignCodec,
+            Self::Memory { .. } => ErrorKind::Memory,
+            Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Internal { .. } => ErrorKind::Internal,
+            Self::Stopped(_) => ErrorKind::Stopped,
+        }
+    }
+
     pub(crate) fn decode(codec: &str, reason: impl std::fmt::Display) -> Self {
         Self::Decode {
             key: "".into(),

@@ -49,7 +49,7 @@ pub use copy::buffer::{OutBuffer, Texts};
 pub use copy::positions::Positions;
 pub use copy::selection::{Axis, Selection};
 pub use engine::{Engine, Limits};
-pub use error::{Error, StoreError, StoreErrorKind};
+pub use error::{Error, ErrorKind, StoreError, StoreErrorKind};
 pub use read::explain::Plan;
 pub use read::read;
 pub use stats::{Counter, Stats};

@@ -4,7 +4,13 @@ use pyo3::exceptions::{PyConnectionError, PyException, PyOSError, PyStopIteratio
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use zarrs_async_core::{BatchError, Error, StoreError, StoreErrorKind};
+use zarrs_async_core::{BatchError, Error, ErrorKind, StoreError, StoreErrorKind};
+
+/// The `kind` of each error that the engine raises.
+#[pyfunction]
+pub(crate) fn error_kinds() -> Vec<&'static str> {
+    ErrorKind::ALL.iter().map(|kind| kind.as_str()).collect()
+}
 
 /// The exception for an error outside any batch.
 pub(crate) fn raise(error: &Error) -> PyErr {
@@ -105,6 +111,9 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         .import(intern!(py, "zarrs_async.exceptions"))?
         .getattr(name)?;
     let raised = PyErr::from_value(class.call((error.to_string(),), Some(&details))?);
+    raised
+        .value(py)
+        .setattr(intern!(py, "kind"), error.kind().as_str())?;
     if let Error::Store(failure) = error {
         raised.set_cause(py, Some(cause(py, failure)));
     }

@@ -32,5 +32,7 @@ mod _rust {
     #[pymodule_export]
     use super::call::{begin_call, end_iteration};
     #[pymodule_export]
+    use super::errors::error_kinds;
+    #[pymodule_export]
     use super::process::{configure, failing, held, shutdown, stats};
 }
