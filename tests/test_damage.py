@@ -143,3 +143,27 @@ refused(lambda: shard.__setitem__(5, 2), "shard/c/1")
 assert shard[3] == 1
 """,
     )
+
+
+def test_a_block_of_blosc_beyond_memory_is_a_memory_error(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        "memory",
+        """
+length = 2**27
+compressor = zarr.codecs.BloscCodec(cname="lz4")
+blocks = zarr.create_array(store, name="blocks", shape=(length,), chunks=(length,), dtype="u1", compressors=compressor)
+header = [2, 1, 0x30, 1, *np.array([length, length, 32, 20, 8, 0, 0], "<u4").tobytes()]
+key = zarr.storage.StorePath(store, "blocks/c/0")
+zarr.core.sync.sync(key.set(zarr.core.buffer.cpu.Buffer.from_bytes(bytes(header))))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2 * length, -1))
+try:
+    blocks[...]
+except exceptions.ChunkMemoryError as error:
+    assert error.nbytes > 2 * length, error.nbytes
+else:
+    raise AssertionError("it was not refused")
+assert small[0] == 1
+""",
+    )

@@ -1,5 +1,6 @@
 //! How the bytes of a chunk encode its elements: codec chains, shards, and what an element is.
 
+pub(crate) mod blosc;
 pub(crate) mod chain;
 mod checksum;
 pub(crate) mod element;

@@ -10,10 +10,9 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use serde_json::Value;
-use zarrs::array::codec::api::{BytesToBytesCodecTraits, Codec};
-use zarrs::array::{BytesRepresentation, CodecOptions};
 use zarrs::metadata::v3::MetadataV3;
 
+use crate::codec::blosc::{self, Blosc};
 use crate::codec::checksum::{CHECKSUM, Checksum};
 use crate::codec::foreign::ForeignCodec;
 use crate::codec::{lz4, numcodecs};
@@ -34,7 +33,7 @@ pub(crate) enum Stage {
     Gzip(flate2::Compression),
     Zlib(flate2::Compression),
     Bz2(bzip2::Compression),
-    Blosc(Arc<dyn BytesToBytesCodecTraits>),
+    Blosc(Blosc),
     /// Of elements of so many bytes.
     Shuffle(usize),
     /// With this acceleration.
@@ -102,11 +101,7 @@ impl Stage {
                 Ok(level @ 1..=9) => Ok(Self::Bz2(bzip2::Compression::new(level))),
                 _ => Err(refused(&"its level is not 1 to 9")),
             },
-            "blosc" => match Codec::from_metadata(codec) {
-                Ok(Codec::BytesToBytes(codec)) => Ok(Self::Blosc(codec)),
-                Ok(_) => Err(refused(&"it is no codec of bytes")),
-                Err(error) => Err(refused(&error)),
-            },
+            "blosc" => Blosc::new(codec).map(Self::Blosc),
             "numcodecs.shuffle" => setting("elementsize")
                 .and_then(Value::as_u64)
                 .and_then(|size| usize::try_from(size).ok())
@@ -168,7 +163,8 @@ impl Stage {
                 Ok(())
             }
             Self::Lz4(_) => lz4::decode(encoded, decoded),
-            Self::Blosc(_) | Self::Checksum(_) => {
+            Self::Blosc(_) => blosc::decode(encoded, decoded),
+            Self::Checksum(_) => {
                 let size = Size::Exactly(decoded.len());
                 let bytes = self.decode(Cow::Borrowed(encoded), size, shape, options)?;
                 same_size(self.name(), bytes.len(), decoded.len())?;
@@ -196,17 +192,20 @@ impl Stage {
                 Ok(Cow::Owned(decoded))
             }
             (Self::Checksum(sum), _) => sum.strip(encoded, options.validate_checksums),
-            (Self::Blosc(zarrs), _) => unblosc(zarrs.as_ref(), encoded, size).map(Cow::Owned),
             (Self::Shuffle(_), _) => {
                 let mut decoded = zeroed(encoded.len())?;
                 self.decode_into(&encoded, &mut decoded, shape, options)?;
                 Ok(Cow::Owned(decoded))
             }
-            (Self::Lz4(_), Size::AtMost(limit)) => {
-                let declared = lz4::declared(&encoded).filter(|size| *size <= limit);
+            (Self::Lz4(_) | Self::Blosc(_), Size::AtMost(limit)) => {
+                let declared = match self {
+                    Self::Lz4(_) => lz4::declared(&encoded),
+                    _ => blosc::declared(&encoded),
+                };
+                let declared = declared.filter(|size| *size <= limit);
                 let declared = declared.ok_or_else(|| Error::decode(self.name(), MORE))?;
                 let mut decoded = zeroed(declared)?;
-                lz4::decode(&encoded, &mut decoded)?;
+                self.decode_into(&encoded, &mut decoded, shape, options)?;
                 Ok(Cow::Owned(decoded))
             }
             (_, Size::Exactly(size)) => {
@@ -247,12 +246,7 @@ impl Stage {
                 encoder.write_all(decoded).map_err(refused)?;
                 encoder.finish().map(drop).map_err(refused)
             }
-            Self::Blosc(zarrs) => {
-                let encoded = zarrs
-                    .encode(Cow::Borrowed(decoded), &codec_options())
-                    .map_err(|error| Error::encode(self.name(), error))?;
-                append(into, &encoded)
-            }
+            Self::Blosc(blosc) => blosc.encode(decoded, into),
             Self::Shuffle(size) => {
                 let elements = self
                     .elements(decoded, *size)
@@ -356,33 +350,6 @@ fn transpose(from: &[u8], to: &mut [u8], rows: usize, columns: usize) {
     }
 }
 
-fn unblosc(
-    zarrs: &dyn BytesToBytesCodecTraits,
-    encoded: Cow<'_, [u8]>,
-    size: Size,
-) -> Result<Vec<u8>, Error> {
-    let fits = |declared: &usize| match size {
-        Size::Exactly(size) => *declared == size,
-        Size::AtMost(limit) => *declared <= limit,
-    };
-    let Some(declared) = blosc_declares(&encoded).filter(fits) else {
-        return Err(Error::decode(
-            "blosc",
-            "its header declares another size than the chunk has",
-        ));
-    };
-    if declared == 0 {
-        return Ok(Vec::new());
-    }
-    // zarrs does not ask whether there is as much.
-    reserve(&mut Vec::<u8>::new(), declared)?;
-    let expected = BytesRepresentation::FixedSize(declared as u64);
-    zarrs
-        .decode(encoded, &expected, &codec_options())
-        .map(Cow::into_owned)
-        .map_err(|error| Error::decode("blosc", error))
-}
-
 /// A compressor with its settings, and room for what it makes of a chunk.
 struct Compressor {
     level: i32,
@@ -462,15 +429,6 @@ fn enzstd(decoded: &[u8], level: i32, checksum: bool, into: &mut Vec<u8>) -> Res
     })
 }
 
-/// The decoded size in a blosc header: bytes 4 to 8, little-endian
-/// (<https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst>).
-fn blosc_declares(encoded: &[u8]) -> Option<usize> {
-    let bytes: [u8; 4] = encoded.get(4..8)?.try_into().ok()?;
-    (encoded.len() >= 16)
-        .then(|| u32::from_le_bytes(bytes))
-        .and_then(|size| usize::try_from(size).ok())
-}
-
 /// What each stage decodes to, for a chunk of this size.
 pub(crate) fn stage_sizes(stages: &[Stage], mut size: Size) -> Vec<Size> {
     stages
@@ -490,9 +448,4 @@ pub(crate) fn same_size(codec: &str, got: usize, expected: usize) -> Result<(), 
         codec,
         format!("it holds {got} bytes where the chunk has {expected}"),
     ))
-}
-
-/// One thread for each chunk: the engine's own jobs are what runs in parallel.
-fn codec_options() -> CodecOptions {
-    CodecOptions::default().with_concurrent_target(1)
 }

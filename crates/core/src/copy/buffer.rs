@@ -1,7 +1,8 @@
 //! The caller's buffer: shared memory that jobs on many threads copy into or out of.
 //!
-//! With one call in `chunk/decode.rs`, this is the engine's only unsafe code. [`OutBuffer`] is a raw view of memory that somebody else
-//! owns (a numpy array, kept alive by `owner`). Three things make its use sound:
+//! With one call in `chunk/decode.rs`, and the calls of C in `codec/blosc.rs`, this is the engine's only
+//! unsafe code. [`OutBuffer`] is a raw view of memory that somebody else owns (a numpy array, kept alive by
+//! `owner`). Three things make its use sound:
 //!
 //! 1. every access is checked against `extent`, the bytes that belong to the view, here and nowhere
 //!    else: a wrong selection is a panic, never a stray write;
