@@ -64,7 +64,8 @@ impl Blosc {
                 BloscCompressor::LZ4HC => c"lz4hc",
                 BloscCompressor::Zlib => c"zlib",
                 BloscCompressor::Zstd => c"zstd",
-                BloscCompressor::Snappy => c"snappy",
+                // Not every numcodecs has it.
+                BloscCompressor::Snappy => return Err(refused(&"its cname is \"snappy\"")),
             },
             level: u8::from(settings.clevel).into(),
             shuffle: match settings.shuffle {
@@ -367,6 +368,7 @@ mod tests {
                 r#""cname":"lz4","clevel":5,"shuffle":"bitshuffle","typesize":0,"blocksize":0"#,
                 false,
             ),
+            (r#""cname":"snappy","clevel":5,"blocksize":0"#, false),
         ] {
             let json = format!(r#"{{"name":"blosc","configuration":{{{settings}}}}}"#);
             let made = Blosc::new(&serde_json::from_str(&json).unwrap());
