@@ -140,11 +140,8 @@ pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
 pub(crate) fn decode(encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
     let damaged = |reason: &str| Err(Error::decode(NAME, reason));
     let Some(header) = Header::of(encoded) else {
-        return damaged("it is shorter than its header");
+        return damaged("it has no header, or one that declares another length");
     };
-    if header.cbytes != encoded.len() || c_int::try_from(header.cbytes).is_err() {
-        return damaged("its header declares another length than it has");
-    }
     if header.nbytes != decoded.len() || decoded.len() > MAX_NBYTES {
         return damaged("its header declares another size than the chunk has");
     }
@@ -182,19 +179,19 @@ struct Header {
     flags: u32,
     nbytes: usize,
     blocksize: usize,
-    cbytes: usize,
 }
 
 impl Header {
+    /// `None` unless it is the header of just these bytes.
     fn of(encoded: &[u8]) -> Option<Self> {
         let header = encoded.first_chunk::<HEADER>()?;
         let (numbers, _) = header.as_chunks::<4>();
         let number = |at: usize| usize::try_from(u32::from_le_bytes(numbers[at])).ok();
-        Some(Self {
+        let cbytes = c_int::try_from(number(3)?).ok()?;
+        (usize::try_from(cbytes) == Ok(encoded.len())).then_some(Self {
             flags: header[2].into(),
             nbytes: number(1)?,
             blocksize: number(2)?,
-            cbytes: number(3)?,
         })
     }
 
