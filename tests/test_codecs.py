@@ -350,6 +350,8 @@ def test_a_codec_of_another_class_is_asked(pipeline: ModuleType, codec: Any) -> 
             asked.append("decode")
             return await super()._decode_single(*arguments)
 
+    if not hasattr(codec, "_encode_sync"):  # older zarr has blocking methods for its own codecs alone
+        del Asked._encode_sync, Asked._decode_sync
     settings = codec.to_dict().get("configuration", {})
     uses: list[dict[str, Any]] = [
         {"compressors": [Asked(**settings)]},

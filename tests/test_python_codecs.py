@@ -275,6 +275,7 @@ def test_structures(name: str, zarr_format: Any) -> None:
     assert made[0] == made[1]
 
 
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_fill_value_that_is_not_equal_to_itself(zarr_format: Any) -> None:
     """A structure with a NaN never equals the fill value, so its chunks are stored."""

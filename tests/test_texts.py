@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numcodecs  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+import zarr
 import zarr.dtype as zd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import DEFAULT, OURS, created, opened, stored
+from packaging.version import Version
 from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer.cpu import Buffer, NDBuffer
 from zarr.storage import LocalStore, MemoryStore
@@ -31,6 +33,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3 specification"),
     pytest.mark.filterwarnings("ignore:The codec `vlen-.*` is currently not part in the Zarr format 3 specification"),
 ]
+
+KEEPS_ORDER = Version(zarr.__version__) >= Version("3.4")
+"""Whether zarr encodes the elements of a transposed chunk in the order in which it decodes them."""
+
+SAFE = np.lib.NumpyVersion(np.__version__) >= "2.5.0"
+"""Whether numpy does not crash where zarr's own pipeline sets strings by lists of positions."""
 
 TEXTS = ["", "a", "ünï", "x" * 15, "y" * 16, "日本語" * 9, "\0", "end\0", "z" * 300, "\U0001f600"]
 DTYPES = {"text": "string", "binary": zd.VariableLengthBytes()}
@@ -56,7 +64,7 @@ def layouts() -> st.SearchStrategy[dict[str, Any]]:
         {
             "compressors": st.sampled_from([None, [ZstdCodec(level=1)], [BloscCodec()]]),
             "shards": st.sampled_from([None, (4, 6)]),
-            "filters": st.sampled_from([None, [TransposeCodec(order=(1, 0))]]),
+            "filters": st.sampled_from([None, [TransposeCodec(order=(1, 0))]] if KEEPS_ORDER else [None]),
         }
     )
     return st.one_of(v2, v3)
@@ -84,7 +92,8 @@ def test_texts_are_what_zarr_stores_and_reads(kind: str, data: st.DataObject, la
         array = created(MemoryStore(), path, **arguments)
         array[...] = values
         array[first] = values[::-1, ::-1][first]
-        array.oindex[second] = values[0, 0]
+        if SAFE:
+            array.oindex[second] = values[0, 0]
         again = opened(array.store, path)
         reads = [again[...], again[first], again.oindex[second], again.vindex[[0, 4, 4], [6, 0, 0]]]
         made.append((stored(array), [(read.dtype, read.shape, read.tolist()) for read in map(np.asarray, reads)]))

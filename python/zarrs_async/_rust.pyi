@@ -181,7 +181,7 @@ def stats() -> dict[str, int]:
 def held() -> dict[str, int]:
     """Return what batches hold or wait for at this moment, by name; nothing is held when none is under way.
 
-    ``memory_kib``, ``requests``, ``local_units`` and ``cpu_jobs`` are permits; ``flights``, ``index_loads`` and
+    ``memory_kib``, ``requests``, ``local_units`` and ``cpu_jobs`` are permits; ``fetches``, ``index_loads`` and
     ``locks`` are objects.
     """
 

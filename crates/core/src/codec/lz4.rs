@@ -8,10 +8,14 @@ use crate::memory::resize;
 /// Bytes of the decoded size.
 const SIZE: usize = 4;
 
-/// The decoded size that `encoded` declares.
+/// What a byte of a block becomes at most, by the format.
+const RATIO: usize = 255;
+
+/// The decoded size that `encoded` declares; `None` where so few bytes cannot be so many.
 pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
-    let (size, _) = encoded.split_first_chunk::<SIZE>()?;
-    usize::try_from(i32::from_le_bytes(*size)).ok()
+    let (size, block) = encoded.split_first_chunk::<SIZE>()?;
+    let size = usize::try_from(i32::from_le_bytes(*size)).ok()?;
+    (size <= block.len().saturating_mul(RATIO)).then_some(size)
 }
 
 /// Decodes into a buffer of the decoded size.
@@ -47,4 +51,20 @@ pub(crate) fn encode(decoded: &[u8], acceleration: i32, into: &mut Vec<u8>) -> R
     let written = compress_to_buffer(decoded, Some(mode), true, &mut into[start..]);
     into.truncate(start + written.map_err(refused)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_bytes_declare_no_gibibytes() {
+        assert_eq!(None, declared(&[0xff, 0xff, 0xff, 0x7f, 0]));
+        let mut encoded = Vec::new();
+        encode(&vec![0; 1 << 20], 1, &mut encoded).unwrap();
+        assert_eq!(Some(1 << 20), declared(&encoded));
+        let mut decoded = vec![1; 1 << 20];
+        decode(&encoded, &mut decoded).unwrap();
+        assert!(decoded.iter().all(|byte| *byte == 0));
+    }
 }

@@ -146,7 +146,20 @@ enum Numbers {
     Floats { offset: f64, scale: f64 },
 }
 
-const OUT_OF_RANGE: &str = "a value is outside of the range of its data type";
+/// In zarr's words.
+const fn out_of_range(kind: Kind) -> &'static str {
+    match kind {
+        Kind::I8 => "a value is outside the range of dtype int8",
+        Kind::I16 => "a value is outside the range of dtype int16",
+        Kind::I32 => "a value is outside the range of dtype int32",
+        Kind::I64 => "a value is outside the range of dtype int64",
+        Kind::U8 => "a value is outside the range of dtype uint8",
+        Kind::U16 => "a value is outside the range of dtype uint16",
+        Kind::U32 => "a value is outside the range of dtype uint32",
+        Kind::U64 => "a value is outside the range of dtype uint64",
+        Kind::F16 | Kind::F32 | Kind::F64 => "a value is outside the range of its dtype",
+    }
+}
 
 impl ScaleOffset {
     pub(crate) fn new(
@@ -175,10 +188,10 @@ impl ScaleOffset {
                 Ok(())
             }, else Ok(())),
             Numbers::Integers { offset, scale } => with!(self.kind, T in integers, {
-                each::<T>(from, to, |value| {
+                each::<T>(self.kind, from, to, |value| {
                     let shifted = self.wrapped(Some(value - offset));
                     let scaled = shifted.and_then(|shifted| shifted.checked_mul(scale));
-                    self.wrapped(scaled).ok_or(OUT_OF_RANGE)
+                    self.wrapped(scaled).ok_or_else(|| out_of_range(self.kind))
                 })
             }, else Ok(())),
         }
@@ -192,11 +205,11 @@ impl ScaleOffset {
                 Ok(())
             }, else Ok(())),
             Numbers::Integers { offset, scale } => with!(self.kind, T in integers, {
-                each::<T>(from, to, |value| {
+                each::<T>(self.kind, from, to, |value| {
                     if value % scale != 0 {
-                        return Err("a value is not a multiple of its scale");
+                        return Err("a value leaves a non-zero remainder when it is divided by the scale");
                     }
-                    self.wrapped(Some(value / scale + offset)).ok_or(OUT_OF_RANGE)
+                    self.wrapped(Some(value / scale + offset)).ok_or_else(|| out_of_range(self.kind))
                 })
             }, else Ok(())),
         }
@@ -214,6 +227,7 @@ impl ScaleOffset {
 }
 
 fn each<T: Integer>(
+    kind: Kind,
     (from, from_big): From<'_>,
     (to, to_big): To<'_>,
     of: impl Fn(i128) -> Result<i128, &'static str>,
@@ -221,7 +235,7 @@ fn each<T: Integer>(
     let numbers = from.chunks_exact(size_of::<T>());
     for (number, place) in numbers.zip(to.chunks_exact_mut(size_of::<T>())) {
         let value = of(T::read(number, from_big).exact())?;
-        let value = T::from_exact(value).ok_or(OUT_OF_RANGE)?;
+        let value = T::from_exact(value).ok_or_else(|| out_of_range(kind))?;
         value.write(place, to_big);
     }
     Ok(())
