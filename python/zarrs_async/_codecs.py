@@ -116,9 +116,9 @@ class Step:
     def _chunk(self, shape: tuple[int, ...], data: bytes | bytearray) -> NDBuffer:
         if self._of_bytes is not None:
             array = self._of_bytes.decode(data).reshape(shape).astype(self._dtype)
-            return cpu.buffer_prototype.nd_buffer.from_numpy_array(array)
-        # numpy forgets the byte order of times without a unit.
-        array = np.ndarray(shape, self._dtype, buffer=data).view(self._dtype)
+        else:
+            # numpy forgets the byte order of times without a unit.
+            array = np.ndarray(shape, self._dtype, buffer=data).view(self._dtype)
         return cpu.buffer_prototype.nd_buffer.from_numpy_array(array)
 
     def _specs(self, shape: tuple[int, ...]) -> list[tuple[Codec, ArraySpec]]:
