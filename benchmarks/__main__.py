@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import verdicts
 from benchmarks.cases import Plan
-from benchmarks.contenders import CONTENDERS, TUNED
+from benchmarks.contenders import CONTENDERS, TUNED, before
 from benchmarks.pictures import pictures
 from benchmarks.report import heading, machine, write_json
 from benchmarks.runner import Fleet, run
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         data = options.data or stack.enter_context(tempfile.TemporaryDirectory(prefix="zarrs-async-benchmarks-"))
         plan = Plan(str(Path(data).resolve()), options.quick, options.full, options.rounds)
-        fleet = stack.enter_context(Fleet([KNOWN[name] for name in options.contenders], options.limit))
+        contenders = [KNOWN[name] for name in options.contenders]
+        contenders += [before(options.before)] if options.before else []
+        fleet = stack.enter_context(Fleet(contenders, options.limit))
         rng = random.Random(options.seed)
         for name in scenarios:
             for cells in run(fleet, SCENARIOS[name](plan), options.rounds, options.limit / 4, rng):
@@ -95,6 +97,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=list(CONTENDERS),
         help=f"comma-separated, of {', '.join(KNOWN)}",
     )
+    parser.add_argument("--before", type=Path, help="a checkout, built, whose pipeline takes part as well")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="for results")
     parser.add_argument("--data", type=Path, help="where data sets are kept for the next run")
     parser.add_argument(

@@ -7,7 +7,8 @@ file to the disk, which none of the pipelines does; here it does not either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Unavailable
@@ -15,6 +16,7 @@ from benchmarks.clients import TensorStoreClient, ZarrClient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from benchmarks.clients import Client
 
@@ -34,12 +36,15 @@ class Contender:
     settings
         What is changed from the library's own defaults: keys of ``zarr.config``, or
         resources of TensorStore's context.
+    source
+        A folder of Python packages that are imported in place of the installed ones; empty for none.
     """
 
     name: str
     label: str
     pipeline: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     def connect(self) -> Client:
         """Import the library and set it up.
@@ -49,6 +54,8 @@ class Contender:
         Unavailable
             If it is not installed, or lacks the pipeline.
         """
+        if self.source:
+            sys.path.insert(0, self.source)
         try:
             if not self.pipeline:
                 return TensorStoreClient(self.settings)
@@ -85,6 +92,13 @@ CONTENDERS = {
     )
 }
 """The usual contenders, by name, in the order of the tables."""
+
+
+
+def before(checkout: Path) -> Contender:
+    """Return our pipeline as another checkout of this repository has it, built there with ``make develop``."""
+    return replace(CONTENDERS[OURS], name="before", label="before", source=str(checkout.resolve() / "python"))
+
 
 TUNED = {
     contender.name: contender

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{cancellable, explore, step, task};
-use crate::share::shared_future::SharedFuture;
+use crate::share::shared_future::{Driver, SharedFuture};
 
 /// Work that waits for as many events, and counts when it is dropped.
 #[expect(
@@ -17,6 +17,7 @@ fn work(
     events: usize,
 ) -> (
     SharedFuture<u8>,
+    Driver<u8>,
     Arc<tokio::sync::Semaphore>,
     Arc<AtomicUsize>,
 ) {
@@ -24,7 +25,7 @@ fn work(
     let dropped = Arc::new(AtomicUsize::new(0));
     let guard = Dropped(Arc::clone(&dropped));
     let heard = Arc::clone(&source);
-    let work = SharedFuture::new(async move {
+    let (work, driver) = SharedFuture::new(async move {
         let _guard = guard;
         for _ in 0..events {
             if let Ok(event) = heard.acquire().await {
@@ -33,7 +34,7 @@ fn work(
         }
         Ok(7)
     });
-    (work, source, dropped)
+    (work, driver, source, dropped)
 }
 
 struct Dropped(Arc<AtomicUsize>);
@@ -47,7 +48,7 @@ impl Drop for Dropped {
 #[test]
 fn whoever_is_left_gets_the_result_however_others_leave() {
     explore(|| {
-        let (work, events, dropped) = work(2);
+        let (work, driver, events, dropped) = work(2);
         let done: Rc<Cell<usize>> = Rc::default();
         let waiter = |work: SharedFuture<u8>| {
             let done = Rc::clone(&done);
@@ -60,6 +61,7 @@ fn whoever_is_left_gets_the_result_however_others_leave() {
             cancellable(waiter(work.clone())),
             cancellable(waiter(work.clone())),
             task(waiter(work)),
+            task(driver),
             task(async move {
                 events.add_permits(1);
                 step().await;
@@ -77,7 +79,7 @@ fn whoever_is_left_gets_the_result_however_others_leave() {
 #[test]
 fn work_that_nobody_wants_is_dropped_and_none_comes_too_late() {
     explore(|| {
-        let (work, events, dropped) = work(1);
+        let (work, driver, events, dropped) = work(1);
         let weak = work.downgrade();
         let seen = Arc::clone(&dropped);
         let late = async move {
@@ -92,6 +94,7 @@ fn work_that_nobody_wants_is_dropped_and_none_comes_too_late() {
                 work.await.ok();
             }),
             cancellable(late),
+            task(driver),
             task(async move { events.add_permits(1) }),
         ];
         (tasks, move || {

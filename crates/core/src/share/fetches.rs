@@ -1,9 +1,8 @@
 //! Shared fetches: concurrent batches that need the same bytes share one fetch and one decode.
 //!
 //! A [`Fetch`] is one object, or one merged byte range of a shard, that is being fetched. Until its bytes
-//! are decoded, any batch may add itself as one more [`Waiter`]. The work is a [`SharedFuture`] that every
-//! waiting batch polls: it goes on while one of them is left and is dropped, request included, with the
-//! last.
+//! are decoded, any batch may add itself as one more [`Waiter`]. The work is a [`SharedFuture`]: it goes on
+//! while one of them is left and is dropped, request included, with the last.
 //!
 //! A batch never gets bytes older than its own call. It joins a fetch only if no request of that fetch was
 //! sent before the batch began ([`Batch::since`](crate::Batch::since)), and none that began before one of
@@ -224,7 +223,7 @@ impl<S: PartialEq, W> Fetches<S, W> {
 
 /// Makes one shared future of the work on these fetches.
 fn start<S, W>(fetches: &[Arc<Fetch<S, W>>], work: BoxFuture<'static, ()>) -> SharedFuture<()> {
-    let work = SharedFuture::new(async move {
+    let work = SharedFuture::spawn(async move {
         work.await;
         Ok(())
     });

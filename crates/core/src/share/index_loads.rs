@@ -69,7 +69,7 @@ impl IndexLoads {
             return Source::Cached(located);
         }
         let began = Began::default();
-        let work = SharedFuture::new(start(Arc::clone(&began)));
+        let work = SharedFuture::spawn(start(Arc::clone(&began)));
         let load = Load {
             spec: Arc::clone(spec),
             began,

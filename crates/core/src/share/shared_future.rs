@@ -1,18 +1,20 @@
 //! A future that several tasks wait for: it goes on while one of them is left, and is dropped with the last.
 //!
-//! `futures::future::Shared` wakes every task that waits, but only one of them polls; the others rely on
-//! that one. If that task is cancelled between its wake-up and its poll, nobody polls any more
-//! (<https://github.com/rust-lang/futures-rs/issues/2706>). So a task that leaves before the end wakes the
-//! others. A panic in the work becomes an error for every task that waits.
+//! The work has a task of its own, the [`Driver`], so the units of one batch run on whichever threads of the
+//! runtime are free; a batch only waits for outcomes. The driver does not keep the work going: dropping the
+//! last [`SharedFuture`] drops the work before it returns. A panic in the work becomes an error for every
+//! task that waits.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use crate::error::Error;
 use crate::limits::pool::panicked;
@@ -21,62 +23,86 @@ use crate::limits::pool::panicked;
 type Outcome<T> = Result<T, Error>;
 
 /// One task's hold on the work.
-#[derive(Debug, Clone)]
-pub(crate) struct SharedFuture<T: Clone> {
-    future: Shared<BoxFuture<'static, Outcome<T>>>,
-    left: Arc<Notify>,
+pub(crate) struct SharedFuture<T> {
+    hold: Arc<Hold<T>>,
+    /// Made before `outcome` is looked at, so that no notice is missed.
+    done: Pin<Box<OwnedNotified>>,
 }
 
 /// A reference for tasks that may come later; it does not keep the work going.
-#[derive(Debug)]
-pub(crate) struct WeakSharedFuture<T: Clone> {
-    future: Option<WeakShared<BoxFuture<'static, Outcome<T>>>>,
-    left: Arc<Notify>,
+pub(crate) struct WeakSharedFuture<T>(Weak<Hold<T>>);
+
+/// What has to be polled for the work to go on; ends with it, or when nobody waits for it.
+pub(crate) struct Driver<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    work: Mutex<Work<T>>,
+    outcome: OnceLock<Outcome<T>>,
+    done: Arc<Notify>,
 }
 
-impl<T: Clone + Send + Sync + 'static> SharedFuture<T> {
-    pub(crate) fn new(work: impl Future<Output = Outcome<T>> + Send + 'static) -> Self {
-        let left = Arc::new(Notify::new());
-        let someone_left = Arc::clone(&left);
-        let work = AssertUnwindSafe(work).catch_unwind();
-        let future = async move {
-            tokio::pin!(work);
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut work => {
-                        return done.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-                    }
-                    () = someone_left.notified() => {}
-                }
-            }
-        };
-        Self {
-            future: future.boxed().shared(),
-            left,
-        }
+struct Work<T> {
+    /// `None` once it is done or nobody waits for it.
+    future: Option<BoxFuture<'static, Outcome<T>>>,
+    /// Wakes the driver.
+    driver: Option<Waker>,
+}
+
+/// Drops the work once nobody waits for it.
+struct Hold<T>(Arc<Shared<T>>);
+
+impl<T: Send + Sync + 'static> SharedFuture<T> {
+    /// Starts the work in a task of the runtime.
+    pub(crate) fn spawn(work: impl Future<Output = Outcome<T>> + Send + 'static) -> Self {
+        let (shared, driver) = Self::new(work);
+        tokio::spawn(driver);
+        shared
+    }
+
+    /// The work, and its driver.
+    pub(crate) fn new(
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+    ) -> (Self, Driver<T>) {
+        let work = AssertUnwindSafe(work)
+            .catch_unwind()
+            .map(|done| done.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+        let shared = Arc::new(Shared {
+            work: Mutex::new(Work {
+                future: Some(work.boxed()),
+                driver: None,
+            }),
+            outcome: OnceLock::new(),
+            done: Arc::default(),
+        });
+        let hold = Arc::new(Hold(Arc::clone(&shared)));
+        (Self::of(hold), Driver(shared))
+    }
+}
+
+impl<T> SharedFuture<T> {
+    fn of(hold: Arc<Hold<T>>) -> Self {
+        let done = Box::pin(Arc::clone(&hold.0.done).notified_owned());
+        Self { hold, done }
     }
 
     pub(crate) fn downgrade(&self) -> WeakSharedFuture<T> {
-        WeakSharedFuture {
-            future: self.future.downgrade(),
-            left: Arc::clone(&self.left),
-        }
+        WeakSharedFuture(Arc::downgrade(&self.hold))
     }
-}
 
-impl<T: Clone> SharedFuture<T> {
     pub(crate) fn is_done(&self) -> bool {
-        self.future.peek().is_some()
+        self.hold.0.outcome.get().is_some()
     }
 }
 
-impl<T: Clone> WeakSharedFuture<T> {
+impl<T> Clone for SharedFuture<T> {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.hold))
+    }
+}
+
+impl<T> WeakSharedFuture<T> {
     pub(crate) fn upgrade(&self) -> Option<SharedFuture<T>> {
-        Some(SharedFuture {
-            future: self.future.as_ref()?.upgrade()?,
-            left: Arc::clone(&self.left),
-        })
+        self.0.upgrade().map(SharedFuture::of)
     }
 }
 
@@ -84,80 +110,136 @@ impl<T: Clone> Future for SharedFuture<T> {
     type Output = Outcome<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
-        self.future.poll_unpin(context)
+        if !self.is_done() {
+            std::task::ready!(self.done.as_mut().poll(context));
+        }
+        let ended = || Err(Error::internal("work ended without an outcome"));
+        Poll::Ready(self.hold.0.outcome.get().cloned().unwrap_or_else(ended))
     }
 }
 
-impl<T: Clone> Drop for SharedFuture<T> {
+impl<T> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut work = self.0.work.lock();
+        let Some(future) = &mut work.future else {
+            return Poll::Ready(());
+        };
+        let Poll::Ready(outcome) = future.poll_unpin(context) else {
+            match &mut work.driver {
+                Some(driver) => driver.clone_from(context.waker()),
+                driver => *driver = Some(context.waker().clone()),
+            }
+            return Poll::Pending;
+        };
+        let future = work.future.take();
+        drop(work);
+        drop(future);
+        self.0.end(outcome);
+        Poll::Ready(())
+    }
+}
+
+impl<T> Shared<T> {
+    fn end(&self, outcome: Outcome<T>) {
+        self.outcome.get_or_init(|| outcome);
+        self.done.notify_waiters();
+    }
+}
+
+impl<T> Drop for Driver<T> {
+    /// Without its driver the work ends: a runtime that is shut down drops both.
     fn drop(&mut self) {
-        if !self.is_done() {
-            self.left.notify_one();
+        if self.0.outcome.get().is_none() {
+            self.0.end(Err(Error::internal("the runtime has ended")));
         }
+    }
+}
+
+impl<T> Drop for Hold<T> {
+    /// Drops the work, after a poll that is under way, and lets the driver end.
+    fn drop(&mut self) {
+        let mut work = self.0.work.lock();
+        let (future, driver) = (work.future.take(), work.driver.take());
+        drop(work);
+        drop(future);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for SharedFuture<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedFuture").finish_non_exhaustive()
+    }
+}
+
+impl<T> std::fmt::Debug for WeakSharedFuture<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WeakSharedFuture").finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::poll;
 
     use super::*;
 
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+    #[tokio::test]
+    async fn every_task_that_waits_gets_the_outcome() {
+        let (go_on, wait) = tokio::sync::oneshot::channel();
+        let first = SharedFuture::spawn(async move {
+            wait.await.ok();
+            Ok(7)
+        });
+        let mut second = first.clone();
+        assert!(poll!(&mut second).is_pending());
+        go_on.send(()).unwrap();
+        for outcome in [first.clone().await, second.await, first.await] {
+            assert!(matches!(outcome, Ok(7)));
         }
     }
 
-    #[test]
-    fn a_task_that_leaves_passes_its_wake_up_on() {
-        let (first_count, second_count) = (Arc::<Wakes>::default(), Arc::<Wakes>::default());
-        let (first_waker, second_waker) = (
-            Waker::from(Arc::clone(&first_count)),
-            Waker::from(Arc::clone(&second_count)),
-        );
-        let other: Arc<Mutex<Option<SharedFuture<u8>>>> = Arc::default();
-        let second = Arc::clone(&other);
-        let waker = second_waker.clone();
-        let mut polls = 0;
-        let mut first = SharedFuture::new(std::future::poll_fn(move |context| {
-            polls += 1;
-            if polls > 1 {
-                return Poll::Ready(Ok(7));
+    #[tokio::test]
+    async fn the_work_is_gone_when_the_last_hold_is() {
+        struct Alive(Arc<AtomicBool>);
+        impl Drop for Alive {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::SeqCst);
             }
-            // The event happens while the first task polls, and the second task polls before that has ended.
-            context.waker().wake_by_ref();
-            if let Some(second) = second.lock().unwrap().as_mut() {
-                assert!(
-                    Pin::new(second)
-                        .poll(&mut Context::from_waker(&waker))
-                        .is_pending()
-                );
-            }
-            Poll::Pending
-        }));
-        *other.lock().unwrap() = Some(first.clone());
-        assert!(
-            Pin::new(&mut first)
-                .poll(&mut Context::from_waker(&first_waker))
-                .is_pending()
-        );
-        assert_eq!(1, first_count.0.load(Ordering::Relaxed));
-        assert_eq!(0, second_count.0.load(Ordering::Relaxed));
+        }
+        let alive = Arc::new(AtomicBool::new(true));
+        let guard = Alive(Arc::clone(&alive));
+        let (first, driver) = SharedFuture::<()>::new(async move {
+            let _guard = guard;
+            std::future::pending().await
+        });
+        let (second, weak) = (first.clone(), first.downgrade());
+        tokio::pin!(driver);
+        assert!(poll!(&mut driver).is_pending());
         drop(first);
-        assert_eq!(1, second_count.0.load(Ordering::Relaxed));
-        let mut second = other.lock().unwrap().take().unwrap();
-        let done = Pin::new(&mut second).poll(&mut Context::from_waker(&second_waker));
-        assert!(matches!(done, Poll::Ready(Ok(7))));
+        assert!(alive.load(Ordering::SeqCst));
+        drop(second);
+        assert!(!alive.load(Ordering::SeqCst));
+        assert!(weak.upgrade().is_none());
+        driver.await;
+    }
+
+    #[tokio::test]
+    async fn work_without_a_driver_ends_in_an_error() {
+        let (work, driver) = SharedFuture::<()>::new(std::future::pending());
+        drop(driver);
+        assert!(matches!(work.await, Err(Error::Internal { .. })));
     }
 
     #[tokio::test]
     async fn a_panic_is_an_error_for_every_task_that_waits() {
-        let first: SharedFuture<u8> = SharedFuture::new(async { panic!("odd") });
+        let first: SharedFuture<u8> = SharedFuture::spawn(async { panic!("odd") });
         let second = first.clone();
         for outcome in [first.await, second.await] {
             assert!(matches!(outcome, Err(Error::Internal { .. })));

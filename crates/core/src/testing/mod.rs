@@ -168,6 +168,15 @@ impl Memory {
     }
 }
 
+/// Runs a batch as far as it goes without an answer of its store.
+pub(crate) async fn advance<T>(batch: &mut (impl Future<Output = T> + Unpin)) {
+    // Its tasks wake each other, a few times for each step of a unit.
+    for _ in 0..100 {
+        assert!(futures::poll!(&mut *batch).is_pending());
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Lets other tasks and threads go on until `condition` holds.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
     while !condition() {

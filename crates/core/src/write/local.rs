@@ -122,10 +122,8 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use futures::poll;
-
     use super::*;
-    use crate::testing::{Memory, array, assert_idle, bytes, chunks, engine, until};
+    use crate::testing::{Memory, advance, array, assert_idle, bytes, chunks, engine, until};
     use crate::{Store, write};
 
     #[tokio::test]
@@ -140,7 +138,7 @@ mod tests {
         let mut written = Box::pin(write(Arc::clone(&engine), both));
         let (a, b) = (root.path().join("a"), root.path().join("b"));
         while !b.exists() {
-            assert!(poll!(&mut written).is_pending());
+            advance(&mut written).await;
         }
         assert!(!a.exists());
         drop(lock);

@@ -227,12 +227,10 @@ impl Writer {
 mod tests {
     use std::time::Duration;
 
-    use futures::poll;
-
     use super::*;
     use crate::testing::{
-        FILL, Memory, MemoryStore, array, assert_idle, batch, bytes, chunks, engine, item, range,
-        spec, until,
+        FILL, Memory, MemoryStore, advance, array, assert_idle, batch, bytes, chunks, engine, item,
+        range, spec, until,
     };
     use crate::{Array, LocalStore};
 
@@ -287,7 +285,7 @@ mod tests {
         {
             let write = write(Arc::clone(&engine), part(&array, 0, &[1]));
             tokio::pin!(write);
-            assert!(poll!(&mut write).is_pending());
+            advance(&mut write).await;
             assert_eq!(1, store.in_flight());
         }
         assert_eq!(0, store.in_flight());
