@@ -71,6 +71,7 @@ class Contender:
 
 
 OURS = "ours"
+BEFORE = "before"
 
 _TENSORSTORE = {"cache_pool": {"total_bytes_limit": 0}, "file_io_sync": False}
 _MANY_REQUESTS = {
@@ -94,10 +95,9 @@ CONTENDERS = {
 """The usual contenders, by name, in the order of the tables."""
 
 
-
 def before(checkout: Path) -> Contender:
     """Return our pipeline as another checkout of this repository has it, built there with ``make develop``."""
-    return replace(CONTENDERS[OURS], name="before", label="before", source=str(checkout.resolve() / "python"))
+    return replace(CONTENDERS[OURS], name=BEFORE, label=BEFORE, source=str(checkout.resolve() / "python"))
 
 
 TUNED = {

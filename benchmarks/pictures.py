@@ -6,7 +6,7 @@ import importlib.util
 import math
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.contenders import CONTENDERS, OURS, TUNED
+from benchmarks.contenders import BEFORE, CONTENDERS, OURS, TUNED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from benchmarks.report import Cell
 
-_COLOURS = {name: f"C{at}" for at, name in enumerate(CONTENDERS | TUNED)}
+_COLOURS = {name: f"C{at}" for at, name in enumerate([*CONTENDERS, *TUNED, BEFORE])}
 
 _IDEAL = "ideal: round trips × latency"
 

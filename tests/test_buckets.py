@@ -19,7 +19,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import FsspecStore, StorePath
 
 from support import buckets
-from zarrs_async._stores import describe, is_native
+from zarrs_async._stores import describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,7 +97,7 @@ def by_default() -> Any:
 
 
 async def test_store_is_native(store: Store) -> None:
-    assert is_native(describe(store))
+    assert describe(store).native is not None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 from zarr.storage import FsspecStore
 
-from zarrs_async._stores import describe, is_native
+from zarrs_async._stores import Local, Remote, describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -66,7 +66,7 @@ async def test_http_without_options_is_read_natively(
 ) -> None:
     stored(range_server.root / "a")
     store = opened("http", f"{range_server.url}/a")
-    assert is_native(describe(store))
+    assert describe(store).native is not None
     array = await zarr.api.asynchronous.open_array(store=store, mode="r")
     range_server.reset_counts()
     before = native.stats()["requests"]
@@ -82,7 +82,7 @@ async def test_http_with_headers_of_its_own_is_bridged_and_sends_them(
     stored(range_server.root / "a", **layout)
     range_server.config(require_header="X-Token: abc")
     store = opened("http", f"{range_server.url}/a", client_kwargs={"headers": {"X-Token": "abc"}})
-    assert not is_native(describe(store))
+    assert describe(store).native is None
     array = await zarr.api.asynchronous.open_array(store=store, mode="r")
     np.testing.assert_array_equal(await array.getitem(slice(70, 600)), VALUES[70:600])
     np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
@@ -109,11 +109,11 @@ async def test_missing_chunk_of_a_bridged_store_is_the_fill_value(opened: Opener
 async def test_http_with_an_option_that_cannot_be_carried_over_is_bridged(
     opened: Opener, options: dict[str, Any]
 ) -> None:
-    assert not is_native(describe(opened("http", "http://127.0.0.1:1/a", **options)))
+    assert describe(opened("http", "http://127.0.0.1:1/a", **options)).native is None
 
 
 async def test_http_url_with_a_query_is_bridged(opened: Opener) -> None:
-    assert not is_native(describe(opened("http", "http://127.0.0.1:1/a?token=abc")))
+    assert describe(opened("http", "http://127.0.0.1:1/a?token=abc")).native is None
 
 
 @pytest.mark.parametrize("layout", [{}, {"shards": (256,)}], ids=["chunks", "shards"])
@@ -123,8 +123,9 @@ async def test_local_is_native_and_comes_back_as_it_went(
     filesystem = AsyncFileSystemWrapper(fsspec.filesystem("file", skip_instance_cache=True))
     store = FsspecStore(filesystem, path=str(tmp_path / "a"))
     (tmp_path / "a").mkdir()
-    description = describe(store)
-    assert description.get("root") == str(tmp_path / "a")
+    where = describe(store).native
+    assert isinstance(where, Local)
+    assert where.root == str(tmp_path / "a")
     stored(tmp_path / "a", **layout)
     array = await zarr.api.asynchronous.open_array(store=store, mode="r+")
     requests = native.stats()["requests"]
@@ -233,21 +234,21 @@ async def test_file_system_of_a_directory_is_bridged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["_cat_file", "encode_url", "set_session"])
 async def test_http_with_a_method_of_its_own_is_bridged(opened: Opener, method: str) -> None:
     store = opened("http", "http://127.0.0.1:1/a")
-    assert is_native(describe(store))
+    assert describe(store).native is not None
     setattr(store.fs, method, getattr(store.fs, method))
-    assert not is_native(describe(store))
+    assert describe(store).native is None
 
 
 async def test_http_behind_a_proxy_is_bridged(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     # aiohttp asks past the proxies of the environment.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert not is_native(describe(opened("http", "http://127.0.0.1:1/a")))
+    assert describe(opened("http", "http://127.0.0.1:1/a")).native is None
 
 
 async def test_local_with_an_option_is_bridged_and_comes_back_as_it_went(tmp_path: Path) -> None:
     filesystem = AsyncFileSystemWrapper(fsspec.filesystem("file", skip_instance_cache=True, auto_mkdir=True))
     store = FsspecStore(filesystem, path=str(tmp_path / "a"))
-    assert not is_native(describe(store))
+    assert describe(store).native is None
     array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,))
     np.testing.assert_array_equal(await array.getitem(slice(None)), VALUES)
 
@@ -255,7 +256,7 @@ async def test_local_with_an_option_is_bridged_and_comes_back_as_it_went(tmp_pat
 async def test_memory_file_system_is_bridged_and_comes_back_as_it_went(native: ModuleType) -> None:
     filesystem = AsyncFileSystemWrapper(fsspec.filesystem("memory", skip_instance_cache=True))
     store = FsspecStore(filesystem, path="/test_fsspec")
-    assert not is_native(describe(store))
+    assert describe(store).native is None
     array = await zarr.api.asynchronous.create_array(
         store=store, data=VALUES, chunks=(64,), shards=(256,), overwrite=True
     )
@@ -267,15 +268,15 @@ async def test_memory_file_system_is_bridged_and_comes_back_as_it_went(native: M
 
 
 def test_s3_with_key_and_secret_is_native(opened: Opener, s3_server: S3Server) -> None:
-    description = describe(opened("s3", f"{s3_server.bucket}/some/prefix", **s3_server.s3fs_options()))
-    assert (description["kind"], description["prefix"]) == ("s3", "some/prefix")
-    assert not description.get("from_env")
+    native = describe(opened("s3", f"{s3_server.bucket}/some/prefix", **s3_server.s3fs_options())).native
+    assert isinstance(native, Remote)
+    assert (native.kind, native.prefix, native.environment) == ("s3", "some/prefix", [])
 
 
 def test_s3_without_credentials_of_its_own_is_bridged(opened: Opener, s3_server: S3Server) -> None:
     # Where boto would look for them, nobody else looks in the same order.
     options = {"client_kwargs": {"endpoint_url": s3_server.endpoint, "region_name": "us-east-1"}}
-    assert not is_native(describe(opened("s3", f"{s3_server.bucket}/prefix", **options)))
+    assert describe(opened("s3", f"{s3_server.bucket}/prefix", **options)).native is None
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_s3_without_credentials_of_its_own_is_bridged(opened: Opener, s3_server:
 def test_s3_with_an_option_that_cannot_be_carried_over_is_bridged(
     opened: Opener, s3_server: S3Server, option: dict[str, Any]
 ) -> None:
-    assert not is_native(describe(opened("s3", f"{s3_server.bucket}/prefix", **s3_server.s3fs_options(), **option)))
+    assert describe(opened("s3", f"{s3_server.bucket}/prefix", **s3_server.s3fs_options(), **option)).native is None
 
 
 async def test_s3_with_credentials_of_the_environment_is_bridged_and_uses_them(
@@ -302,7 +303,7 @@ async def test_s3_with_credentials_of_the_environment_is_bridged_and_uses_them(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
     options = {"client_kwargs": {"endpoint_url": s3_server.endpoint, "region_name": "us-east-1"}}
     store = opened("s3", f"{s3_server.bucket}/{s3_server.new_prefix()}", **options)
-    assert not is_native(describe(store))
+    assert describe(store).native is None
     array = await zarr.api.asynchronous.create_array(store=store, data=VALUES, chunks=(64,), shards=(256,))
     await array.setitem(slice(100, 300), 4)
     expected = VALUES.copy()
@@ -324,18 +325,18 @@ async def test_s3_native_never_uses_the_environment(
 
 
 async def test_http_url_with_a_user_is_bridged(opened: Opener) -> None:
-    assert not is_native(describe(opened("http", "http://user:secret@127.0.0.1:1/a")))
+    assert describe(opened("http", "http://user:secret@127.0.0.1:1/a")).native is None
 
 
 async def test_s3_with_positional_arguments_is_bridged() -> None:
     filesystem = S3FileSystem(False, key="a", secret="b", endpoint_url="http://127.0.0.1:1", asynchronous=True)  # noqa: FBT003, S106  # what is tested
-    assert not is_native(describe(FsspecStore(filesystem, path="bucket/prefix")))
+    assert describe(FsspecStore(filesystem, path="bucket/prefix")).native is None
 
 
 async def test_s3_without_a_bucket_is_bridged(opened: Opener) -> None:
     options = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
-    assert is_native(describe(opened("s3", "bucket", **options)))
-    assert not is_native(describe(opened("s3", "/", **options)))
+    assert describe(opened("s3", "bucket", **options)).native is not None
+    assert describe(opened("s3", "/", **options)).native is None
 
 
 async def test_s3_where_botos_files_name_an_endpoint_is_bridged(
@@ -345,9 +346,9 @@ async def test_s3_where_botos_files_name_an_endpoint_is_bridged(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     options: dict[str, Any] = {"key": "a", "secret": "b", "client_kwargs": {"region_name": "eu-west-1"}}
-    assert is_native(describe(opened("s3", "bucket/prefix", **options)))
+    assert describe(opened("s3", "bucket/prefix", **options)).native is not None
     (tmp_path / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:1\n")
-    assert not is_native(describe(opened("s3", "bucket/prefix", **options)))
+    assert describe(opened("s3", "bucket/prefix", **options)).native is None
 
 
 @pytest.mark.parametrize(
@@ -359,9 +360,9 @@ async def test_s3_with_an_endpoint_and_no_region_is_bridged_where_the_environmen
     for variable in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(variable, raising=False)
     options: dict[str, Any] = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
-    assert is_native(describe(opened("s3", "bucket/prefix", **options)))
+    assert describe(opened("s3", "bucket/prefix", **options)).native is not None
     monkeypatch.setenv(name, value)
-    assert not is_native(describe(opened("s3", "bucket/prefix", **options)))
+    assert describe(opened("s3", "bucket/prefix", **options)).native is None
 
 
 @pytest.mark.parametrize("variable", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
@@ -382,7 +383,7 @@ async def test_s3_with_an_endpoint_is_native_where_botos_files_say_nothing_of_it
         monkeypatch.setenv(name, str(tmp_path / name))
     (tmp_path / variable).write_text(text)
     options: dict[str, Any] = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
-    assert is_native(describe(opened("s3", "bucket/prefix", **options))) == native
+    assert (describe(opened("s3", "bucket/prefix", **options)).native is not None) == native
 
 
 @pytest.mark.parametrize(
@@ -399,16 +400,16 @@ async def test_s3_of_amazon_is_native_in_regions_of_its_usual_domain(
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     options: dict[str, Any] = {"key": "a", "secret": "b", "client_kwargs": {"region_name": region}}
-    assert is_native(describe(opened("s3", "bucket/prefix", **options))) == native
+    assert (describe(opened("s3", "bucket/prefix", **options)).native is not None) == native
 
 
 async def test_s3_with_two_endpoints_is_bridged(opened: Opener) -> None:
     options: dict[str, Any] = {"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:1"}
     client = {"endpoint_url": "http://127.0.0.1:2"}
-    assert not is_native(describe(opened("s3", "bucket/prefix", **options, client_kwargs=client)))
+    assert describe(opened("s3", "bucket/prefix", **options, client_kwargs=client)).native is None
 
 
 async def test_store_with_exceptions_of_its_own_for_missing_keys_is_bridged(opened: Opener) -> None:
     filesystem = opened("http", "http://127.0.0.1:1/a").fs
     store = FsspecStore(filesystem, path="http://127.0.0.1:1/a", allowed_exceptions=(FileNotFoundError,))
-    assert not is_native(describe(store))
+    assert describe(store).native is None

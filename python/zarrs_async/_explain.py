@@ -227,4 +227,18 @@ class _Recorder:
         store = "bridged" if native.bridged else "native"
         array = np.empty(out.shape, dtype=self.pipeline.dtype)
         plan = native.plan(batch, array, drop_axes)
-        return Explanation("zarrs_async", None, store, native.layout, python_codecs=native.python_codecs, **plan)
+        return Explanation(
+            "zarrs_async",
+            None,
+            store,
+            native.layout,
+            chunks=plan.chunks,
+            units=plan.units,
+            requests=plan.requests,
+            bytes=plan.bytes,
+            round_trips=plan.round_trips,
+            index_hits=plan.index_hits,
+            index_misses=plan.index_misses,
+            exact=plan.exact,
+            python_codecs=native.python_codecs,
+        )

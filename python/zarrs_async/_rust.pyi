@@ -7,8 +7,12 @@ from typing import Any, final
 
 import numpy.typing as npt
 
+from zarrs_async._config import Options
+from zarrs_async._stores import Description
+
 __all__ = [
     "NativeArray",
+    "Plan",
     "Reply",
     "Running",
     "begin_call",
@@ -41,12 +45,12 @@ class NativeArray:
         in memory. Texts and binary elements have any length: arrays hold references to them.
     fill : bytes
         The fill value, one element, or its bytes where elements have any length.
-    store : dict
-        Where the chunks are, as ``zarrs_async._stores.describe`` says it.
-    settings : dict
-        ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums``,
-        ``hedge_factor``, and ``coalesce``: gap and size in bytes up to which byte ranges are merged
-        where an array's own settings do not say.
+    store : Description
+        Where the chunks are, a ``zarrs_async._stores.Description``.
+    options : Options
+        ``zarrs_async._config.Options``, of which ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``,
+        ``validate_checksums``, ``hedge_factor`` and ``coalesce`` are read: the last is the gap and size in bytes up
+        to which byte ranges are merged where an array's own settings do not say.
 
     Raises
     ------
@@ -60,8 +64,8 @@ class NativeArray:
         steps: list[Any],
         element: tuple[int, str, int, bool],
         fill: bytes,
-        store: dict[str, Any],
-        settings: dict[str, Any],
+        store: Description,
+        options: Options,
     ) -> NativeArray: ...
     def read(
         self,
@@ -103,14 +107,13 @@ class NativeArray:
         batch_info: Iterable[tuple[Any, ...]],
         out: npt.NDArray[Any],
         drop_axes: tuple[int, ...],
-    ) -> dict[str, Any]:
+    ) -> Plan:
         """Tell what reading a batch would do, without doing it; arguments as for `read`.
 
         Returns
         -------
-        dict
-            ``chunks``, ``units``, ``requests``, ``bytes``, ``round_trips``, ``index_hits``,
-            ``index_misses`` and ``exact``.
+        Plan
+            How many of each there would be.
         """
 
     @property
@@ -124,6 +127,27 @@ class NativeArray:
     @property
     def layout(self) -> str:
         """How chunks are encoded, in one line."""
+
+@final
+class Plan:
+    """What reading a batch would do."""
+
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def bytes(self) -> int | None: ...
+    @property
+    def round_trips(self) -> int: ...
+    @property
+    def index_hits(self) -> int: ...
+    @property
+    def index_misses(self) -> int: ...
+    @property
+    def exact(self) -> bool: ...
 
 @final
 class Running:

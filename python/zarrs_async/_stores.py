@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,96 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-Description = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A directory.
+
+    Attributes
+    ----------
+    root : str
+        Its absolute path.
+    keys : re.Pattern
+        Keys that the engine spells as the store does.
+    direct_io : bool
+        Whether files are read and written past the page cache.
+    """
+
+    root: str
+    keys: re.Pattern[str]
+    direct_io: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A place that ``object_store`` speaks to. Its repr leaves out what may be secret.
+
+    Attributes
+    ----------
+    kind : str
+        ``"s3"``, ``"gcs"``, ``"azure"`` or ``"http"``.
+    url, prefix : str
+        The URL, for HTTP; and the path that keys are relative to.
+    options, client_options : list
+        Settings of the service and of the HTTP client, by ``object_store``'s names.
+    headers : list
+        Headers that every request carries.
+    environment : list
+        Variables that settings are taken from where none is given.
+    max_retries, retry_timeout_ms : int or None
+        Retries at most, and how long there are any; None for the default.
+    backoff_ms : tuple or None
+        The first and the longest pause, and what each is multiplied by, in thousandths.
+    """
+
+    kind: str
+    url: str = ""
+    prefix: str = ""
+    options: list[tuple[str, Any]] = field(default_factory=list, repr=False)
+    client_options: list[tuple[str, Any]] = field(default_factory=list, repr=False)
+    headers: list[tuple[str, bytes]] = field(default_factory=list, repr=False)
+    environment: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    max_retries: int | None = None
+    retry_timeout_ms: int | None = None
+    backoff_ms: tuple[int, int, int] | None = None
+
+    @property
+    def keys(self) -> re.Pattern[str]:
+        """Keys that the engine spells as the store does."""
+        return _PLAIN
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether a setting is of a type that is not known here."""
+        return any(not isinstance(value, str) for _, value in self.options + self.client_options)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Where a store's objects are.
+
+    Attributes
+    ----------
+    store : zarr.abc.store.Store
+        The store itself, which the engine awaits where it cannot do the rest.
+    place : tuple
+        The store's `place` when it was described.
+    native : Local, Remote or None
+        What the engine itself reads and writes; None for a foreign store.
+    """
+
+    store: Store
+    place: tuple[object, ...]
+    native: Local | Remote | None
+
+    def takes(self, key: str) -> bool:
+        """Tell whether the engine asks for `key` just as the store itself would; always true of a foreign store."""
+        return self.native is None or not key or self.native.keys.fullmatch(key) is not None
+
+    def bridged(self) -> Description:
+        """Give the description of the same store as a foreign one."""
+        return replace(self, native=None)
+
 
 _KINDS = {"S3Store": "s3", "GCSStore": "gcs", "AzureStore": "azure", "HTTPStore": "http"}
 _S3FS_OPTIONS = {"anon", "asynchronous", "client_kwargs", "endpoint_url", "key", "loop", "secret", "token"}
@@ -56,11 +146,10 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
 
     Returns
     -------
-    dict
-        With ``root`` a local store, with ``kind`` a remote one, with neither a foreign one; ``store`` is the
-        store itself, which the engine awaits where it cannot do the rest. ``place`` is the store's `place`.
+    Description
+        With what the engine itself reads and writes, or without where the store is foreign.
     """
-    native: Description | None = None
+    native: Local | Remote | None = None
     if not _is_changed(store):
         match _class_of(store):
             case "zarr.storage._local.LocalStore":
@@ -69,12 +158,7 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
                 native = _obstore(getattr(store, "store", None), direct_io=direct_io)
             case "zarr.storage._fsspec.FsspecStore":
                 native = _fsspec(store, direct_io=direct_io)
-    return {"store": store, "place": place(store), **(native or {})}
-
-
-def is_native(description: Mapping[str, Any]) -> bool:
-    """Tell whether the engine itself reads and writes the store."""
-    return "root" in description or "kind" in description
+    return Description(store, place(store), native)
 
 
 def place(store: Store) -> tuple[object, ...]:
@@ -94,17 +178,6 @@ def place(store: Store) -> tuple[object, ...]:
         attributes.get("path"),
         attributes.get("allowed_exceptions"),
     )
-
-
-def takes(description: Mapping[str, Any], key: str) -> bool:
-    """Tell whether the engine asks for `key` just as the store itself would; always true of a foreign store."""
-    keys = description.get("keys")
-    return keys is None or not key or keys.fullmatch(key) is not None
-
-
-def bridged(description: Description) -> Description:
-    """Give the description of the same store as a foreign one."""
-    return {"store": description["store"], "place": description["place"]}
 
 
 def is_utf8(text: str) -> bool:
@@ -131,16 +204,12 @@ def _is_changed(value: object) -> bool:
     )
 
 
-def _local(root: object, keys: re.Pattern[str], *, direct_io: bool) -> Description:
-    return {"root": str(root), "keys": keys, "direct_io": direct_io}
-
-
-def _zarr_local(store: Any, *, direct_io: bool) -> Description:  # noqa: ANN401  # one class, but for mypy
+def _zarr_local(store: Any, *, direct_io: bool) -> Local:  # noqa: ANN401  # one class, but for mypy
     # Both join by the rules of the operating system.
-    return _local(Path.cwd() / store.root, _FILE, direct_io=direct_io)
+    return Local(str(Path.cwd() / store.root), _FILE, direct_io)
 
 
-def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # obstore need not be there
+def _obstore(store: Any, *, direct_io: bool) -> Local | Remote | None:  # noqa: ANN401  # obstore need not be there
     module, _, name = _class_of(store).rpartition(".")
     if module != "obstore.store" or _is_changed(store):
         return None
@@ -154,26 +223,25 @@ def _obstore(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN
         return None
     client_options = dict(store.client_options or {})
     headers = client_options.pop("default_headers", {})
-    description = {
-        "kind": _KINDS[name],
-        "keys": _PLAIN,
+    remote = Remote(
+        kind=_KINDS[name],
         # Client options that are given stand in place of all that the environment has.
-        "environment": _environment(_KINDS[name], client=store.client_options is None),
-        "url": store.url if name == "HTTPStore" else "",
-        "prefix": prefix,
-        "options": _texts(config),
-        "client_options": _texts(client_options),
-        "headers": [(key, _bytes(value)) for key, value in headers.items()],
+        environment=_environment(_KINDS[name], client=store.client_options is None),
+        url=store.url if name == "HTTPStore" else "",
+        prefix=prefix,
+        options=_texts(config),
+        client_options=_texts(client_options),
+        headers=[(key, _bytes(value)) for key, value in headers.items()],
         **_retries(store.retry_config or {}),
-    }
-    return None if _has_odd_values(description) else description
+    )
+    return None if remote.is_odd else remote
 
 
-def _obstore_local(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # obstore need not be there
+def _obstore_local(store: Any, *, direct_io: bool) -> Local | None:  # noqa: ANN401  # obstore need not be there
     _, settings = store.__getnewargs_ex__()
     # obstore resolves links once, when the store is made, and removes directories where it is told to.
     is_plain = store.prefix is not None and store.prefix.is_absolute() and store.prefix.resolve() == store.prefix
-    return _local(store.prefix, _PLAIN, direct_io=direct_io) if is_plain and not settings["automatic_cleanup"] else None
+    return Local(str(store.prefix), _PLAIN, direct_io) if is_plain and not settings["automatic_cleanup"] else None
 
 
 def _config(store: Any) -> Mapping[str, Any] | None:  # noqa: ANN401  # obstore need not be there
@@ -204,22 +272,22 @@ def _environment(kind: str, *, client: bool) -> list[tuple[str, str]]:
     return found
 
 
-def _retries(retry: Mapping[str, Any]) -> Description:
-    description: Description = {}
+def _retries(retry: Mapping[str, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
     if "max_retries" in retry:
-        description["max_retries"] = retry["max_retries"]
+        settings["max_retries"] = retry["max_retries"]
     if "retry_timeout" in retry:
-        description["retry_timeout_ms"] = _milliseconds(retry["retry_timeout"])
+        settings["retry_timeout_ms"] = _milliseconds(retry["retry_timeout"])
     if backoff := retry.get("backoff"):
-        description["backoff_ms"] = (
+        settings["backoff_ms"] = (
             _milliseconds(backoff["init_backoff"]),
             _milliseconds(backoff["max_backoff"]),
             round(1000 * backoff["base"]),
         )
-    return description
+    return settings
 
 
-def _fsspec(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN401  # fsspec need not be there
+def _fsspec(store: Any, *, direct_io: bool) -> Local | Remote | None:  # noqa: ANN401  # fsspec need not be there
     from zarr.storage._fsspec import ALLOWED_EXCEPTIONS  # noqa: PLC0415  # imports fsspec
 
     filesystem = _unwrapped(store.fs)
@@ -233,7 +301,7 @@ def _fsspec(store: Any, *, direct_io: bool) -> Description | None:  # noqa: ANN4
         case "fsspec.implementations.local.LocalFileSystem" if is_plain:
             # Any other path is fsspec's to resolve.
             is_absolute = root.startswith("/") and _FILE.fullmatch(root[1:])
-            return _local(root, _PLAIN, direct_io=direct_io) if is_absolute else None
+            return Local(root, _PLAIN, direct_io) if is_absolute else None
         case "fsspec.implementations.http.HTTPFileSystem" if is_plain:
             return _http(root)
         case "s3fs.core.S3FileSystem":
@@ -254,14 +322,14 @@ def _unwrapped(filesystem: Any) -> Any:  # noqa: ANN401  # fsspec need not be th
     return None if _is_changed(filesystem) else filesystem
 
 
-def _http(url: str) -> Description | None:
+def _http(url: str) -> Remote | None:
     # aiohttp heeds no proxy of the environment.
     if not _URL.fullmatch(url) or _has_proxy():
         return None
-    return {"kind": "http", "keys": _PLAIN, "url": url, "client_options": [("allow_http", "true")]}
+    return Remote(kind="http", url=url, client_options=[("allow_http", "true")])
 
 
-def _s3fs(root: str, options: dict[str, Any]) -> Description | None:
+def _s3fs(root: str, options: dict[str, Any]) -> Remote | None:
     client = options.get("client_kwargs") or {}
     if set(options) - _S3FS_OPTIONS or set(client) - _S3FS_CLIENT_OPTIONS:
         return None
@@ -287,14 +355,8 @@ def _s3fs(root: str, options: dict[str, Any]) -> Description | None:
         # boto would look for credentials in places of its own.
         return None
     allow_http = "true" if str(endpoint).startswith("http://") else "false"
-    description = {
-        "kind": "s3",
-        "keys": _PLAIN,
-        "prefix": prefix,
-        "options": _texts(settings),
-        "client_options": [("allow_http", allow_http)],
-    }
-    return None if _has_odd_values(description) else description
+    remote = Remote(kind="s3", prefix=prefix, options=_texts(settings), client_options=[("allow_http", allow_http)])
+    return None if remote.is_odd else remote
 
 
 def _has_proxy() -> bool:
@@ -322,8 +384,3 @@ def _bytes(value: str | bytes) -> bytes:
 
 def _milliseconds(duration: timedelta) -> int:
     return round(1000 * duration.total_seconds())
-
-
-def _has_odd_values(description: Description) -> bool:
-    pairs = description["options"] + description["client_options"]
-    return any(not isinstance(value, str) for _, value in pairs)

@@ -26,7 +26,7 @@ from zarrs_async._config import Options
 from zarrs_async._metadata import element, empty, fill
 from zarrs_async._run import run
 from zarrs_async._stats import count_fallback
-from zarrs_async._stores import Description, bridged, describe, is_utf8, place, takes
+from zarrs_async._stores import Description, describe, is_utf8, place
 from zarrs_async._warn import warn
 from zarrs_async.exceptions import UnsupportedError
 
@@ -57,10 +57,10 @@ class _Native:
     def serves(self, store: Store, key: str) -> bool:
         """Tell whether this is the array of a store that is still where it was, and reaches `key` in it."""
         return (
-            self.description["store"] is store
+            self.description.store is store
             and self.generation == _process.generation()
-            and self.description["place"] == place(store)
-            and takes(self.description, key)
+            and self.description.place == place(store)
+            and self.description.takes(key)
         )
 
 
@@ -290,10 +290,10 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         if not _process.is_configured():
             _process.configure(self.options)
         known = self._description
-        if known is None or known["store"] is not store or known["place"] != place(store):
+        if known is None or known.store is not store or known.place != place(store):
             known = describe(store, direct_io=self.options.direct_io)
         # All keys of an array are spelled alike but where its own way of naming chunks is not zarr's.
-        description = known if takes(known, key) and _names_chunks_as_zarr(metadata) else bridged(known)
+        description = known if known.takes(key) and _names_chunks_as_zarr(metadata) else known.bridged()
         try:
             if not is_utf8(key):
                 msg = "keys that are not UTF-8"
@@ -346,17 +346,4 @@ def _native_array(
     """
     layout = element(metadata)
     described, steps = describe_codecs(metadata, codecs, layout)
-    return _rust.NativeArray(
-        described,
-        steps,
-        layout,
-        fill(metadata),
-        description,
-        {
-            "chunk_concurrent_maximum": options.chunk_concurrent_maximum,
-            "chunk_concurrent_minimum": options.chunk_concurrent_minimum,
-            "validate_checksums": options.validate_checksums,
-            "hedge_factor": options.hedge_factor,
-            "coalesce": options.coalesce,
-        },
-    )
+    return _rust.NativeArray(described, steps, layout, fill(metadata), description, options)

@@ -8,7 +8,7 @@ use numpy::PyUntypedArray;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyTuple;
 use pyo3_async_runtimes::TaskLocals;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -22,7 +22,7 @@ use crate::codec::PyCodec;
 use crate::errors;
 use crate::interpreter::{Message, Outcome};
 use crate::process::Process;
-use crate::store::Description;
+use crate::store::{Described, Description};
 
 /// An array whose chunks the engine reads and writes.
 ///
@@ -41,12 +41,12 @@ use crate::store::Description;
 ///     in memory. Texts and binary elements have any length: arrays hold references to them.
 /// fill : bytes
 ///     The fill value, one element, or its bytes where elements have any length.
-/// store : dict
-///     Where the chunks are, as ``zarrs_async._stores.describe`` says it.
-/// settings : dict
-///     ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``, ``validate_checksums``,
-///     ``hedge_factor``, and ``coalesce``: gap and size in bytes up to which byte ranges are merged
-///     where an array's own settings do not say.
+/// store : Description
+///     Where the chunks are, a ``zarrs_async._stores.Description``.
+/// options : Options
+///     ``zarrs_async._config.Options``, of which ``chunk_concurrent_maximum``, ``chunk_concurrent_minimum``,
+///     ``validate_checksums``, ``hedge_factor`` and ``coalesce`` are read: the last is the gap and size in bytes up
+///     to which byte ranges are merged where an array's own settings do not say.
 ///
 /// Raises
 /// ------
@@ -67,6 +67,29 @@ pub(crate) struct NativeArray {
     coalesce: (u64, u64),
     /// The array on the loop that used it last; other stores than foreign ones do not care for loops.
     array: Mutex<Option<(Option<TaskLocals>, Arc<Array>)>>,
+}
+
+/// What is read of a `zarrs_async._config.Options`.
+#[derive(FromPyObject)]
+struct Options {
+    chunk_concurrent_maximum: Option<usize>,
+    chunk_concurrent_minimum: usize,
+    validate_checksums: bool,
+    hedge_factor: Option<f64>,
+    coalesce: (u64, u64),
+}
+
+/// What reading a batch would do.
+#[pyclass(frozen, get_all, module = "zarrs_async._rust")]
+pub(crate) struct Plan {
+    chunks: usize,
+    units: usize,
+    requests: usize,
+    bytes: Option<u64>,
+    round_trips: usize,
+    index_hits: usize,
+    index_misses: usize,
+    exact: bool,
 }
 
 /// A batch under way.
@@ -91,8 +114,8 @@ impl NativeArray {
         steps: Vec<Bound<'_, PyAny>>,
         element: (usize, String, usize, bool),
         fill: Vec<u8>,
-        store: &Bound<'_, PyDict>,
-        settings: &Bound<'_, PyDict>,
+        store: Described<'_>,
+        options: Options,
     ) -> PyResult<Self> {
         let (size, kind, swap_unit, big_endian) = element;
         let kind = match kind.as_str() {
@@ -125,19 +148,13 @@ impl NativeArray {
         let steps: Vec<_> = steps.collect::<PyResult<_>>()?;
         let layout = layout(&parsed, &element, &steps).map_err(|error| errors::raise(&error))?;
         let steps = steps.iter().map(|step| step.name().to_owned()).collect();
-        let setting = |name: &str| -> PyResult<Bound<'_, PyAny>> {
-            settings
-                .get_item(name)?
-                .ok_or_else(|| PyValueError::new_err(format!("no {name}")))
-        };
         let settings = Settings {
-            chunk_concurrent_maximum: setting("chunk_concurrent_maximum")?.extract()?,
-            chunk_concurrent_minimum: setting("chunk_concurrent_minimum")?.extract()?,
-            validate_checksums: setting("validate_checksums")?.extract()?,
-            hedge_factor: setting("hedge_factor")?.extract()?,
+            chunk_concurrent_maximum: options.chunk_concurrent_maximum,
+            chunk_concurrent_minimum: options.chunk_concurrent_minimum,
+            validate_checksums: options.validate_checksums,
+            hedge_factor: options.hedge_factor,
         };
-        let coalesce = setting("coalesce")?.extract()?;
-        let store = Description::extract(store, &process)?;
+        let store = Description::new(store, &process);
         let array = Mutex::new(None);
         Ok(Self {
             process,
@@ -148,7 +165,7 @@ impl NativeArray {
             fill,
             store,
             settings,
-            coalesce,
+            coalesce: options.coalesce,
             array,
         })
     }
@@ -211,31 +228,30 @@ impl NativeArray {
     ///
     /// Returns
     /// -------
-    /// dict
-    ///     ``chunks``, ``units``, ``requests``, ``bytes``, ``round_trips``, ``index_hits``,
-    ///     ``index_misses`` and ``exact``.
+    /// Plan
+    ///     How many of each there would be.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "extracted from Python's tuple"
     )]
-    fn plan<'py>(
+    fn plan(
         &self,
-        batch_info: &Bound<'py, PyAny>,
-        out: &Bound<'py, PyUntypedArray>,
+        batch_info: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyUntypedArray>,
         drop_axes: Vec<usize>,
-    ) -> PyResult<Bound<'py, PyDict>> {
+    ) -> PyResult<Plan> {
         let (batch, _) = self.batch(batch_info, out, &drop_axes, true)?;
         let plan = self.process.engine.explain(&batch);
-        let told = PyDict::new(batch_info.py());
-        told.set_item("chunks", plan.chunks)?;
-        told.set_item("units", plan.units)?;
-        told.set_item("requests", plan.requests)?;
-        told.set_item("bytes", plan.bytes)?;
-        told.set_item("round_trips", plan.round_trips)?;
-        told.set_item("index_hits", plan.index_hits)?;
-        told.set_item("index_misses", plan.index_misses)?;
-        told.set_item("exact", plan.exact)?;
-        Ok(told)
+        Ok(Plan {
+            chunks: plan.chunks,
+            units: plan.units,
+            requests: plan.requests,
+            bytes: plan.bytes,
+            round_trips: plan.round_trips,
+            index_hits: plan.index_hits,
+            index_misses: plan.index_misses,
+            exact: plan.exact,
+        })
     }
 
     /// Whether the store's own `get` and `set` are awaited.

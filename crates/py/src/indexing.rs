@@ -23,7 +23,9 @@ pub(crate) struct Outside<'a> {
 /// One item of a selection.
 enum Part {
     Integer(i64),
-    Positions(Positions),
+    Slice(Positions),
+    /// An array of one axis.
+    List(Positions),
     /// An array of several axes, of which one is longer than one: a column of an `ix_` grid.
     Column(Positions),
 }
@@ -37,18 +39,17 @@ pub(crate) fn selection(
     drop_axes: &[usize],
 ) -> PyResult<Selection> {
     let parts = parts(chunk, shape)?;
-    let arrays = parts
-        .iter()
-        .filter(|part| matches!(part, Part::Positions(Positions::List(_))))
-        .count();
-    let flat = is_flat(chunk);
-    if flat && parts.len() > 1 && arrays_only(chunk) {
-        return points(parts, out, outside);
-    }
-    if flat && arrays > 1 {
-        return Err(PyIndexError::new_err(
-            "a selection mixes slices with several coordinate lists",
-        ));
+    if !parts.iter().any(|part| matches!(part, Part::Column(_))) {
+        let lists = parts.iter().filter(|part| matches!(part, Part::List(_)));
+        if parts.len() > 1 && lists.clone().count() == parts.len() {
+            return points(parts, out, outside);
+        }
+        let uneven = lists.filter(|part| matches!(part, Part::List(Positions::List(_))));
+        if uneven.count() > 1 {
+            return Err(PyIndexError::new_err(
+                "a selection mixes slices with several coordinate lists",
+            ));
+        }
     }
     grid(parts, out, outside, drop_axes)
 }
@@ -89,7 +90,7 @@ fn grid(
                 step: 1,
                 len: 1,
             },
-            Part::Positions(positions) | Part::Column(positions) => positions,
+            Part::Slice(positions) | Part::List(positions) | Part::Column(positions) => positions,
         };
         let len = chunk.len();
         let still = Positions::Range {
@@ -119,7 +120,7 @@ fn points(parts: Vec<Part>, out: &Bound<'_, PyAny>, outside: Outside<'_>) -> PyR
     let coords: Vec<Positions> = parts
         .into_iter()
         .map(|part| match part {
-            Part::Positions(positions) | Part::Column(positions) => positions,
+            Part::Slice(positions) | Part::List(positions) | Part::Column(positions) => positions,
             Part::Integer(at) => Positions::Range {
                 start: at,
                 step: 0,
@@ -183,7 +184,7 @@ fn parts(chunk: &Bound<'_, PyAny>, shape: &[u64]) -> PyResult<Vec<Part>> {
     if items.is_empty() || (items.len() == 1 && items[0].is_instance_of::<PyEllipsis>()) {
         return Ok(shape
             .iter()
-            .map(|len| Part::Positions(whole(usize::try_from(*len).unwrap_or(usize::MAX))))
+            .map(|len| Part::Slice(whole(usize::try_from(*len).unwrap_or(usize::MAX))))
             .collect());
     }
     if items.len() != shape.len() {
@@ -197,11 +198,11 @@ fn parts(chunk: &Bound<'_, PyAny>, shape: &[u64]) -> PyResult<Vec<Part>> {
         .map(|(item, length)| {
             let length = usize::try_from(*length)?;
             if item.is_instance_of::<PySlice>() {
-                return along(item, length).map(Part::Positions);
+                return along(item, length).map(Part::Slice);
             }
             if let Ok(array) = item.cast::<PyUntypedArray>() {
                 if array.ndim() == 1 {
-                    return along(item, length).map(Part::Positions);
+                    return along(item, length).map(Part::List);
                 }
                 if array.ndim() > 1 {
                     let column = item.call_method0(intern!(item.py(), "ravel"))?;
@@ -291,20 +292,4 @@ fn items<'py>(selection: &Bound<'py, PyAny>) -> Vec<Bound<'py, PyAny>> {
         Ok(tuple) => tuple.iter().collect(),
         Err(_) => vec![selection.clone()],
     }
-}
-
-/// Whether no item is a column of an `ix_` grid.
-fn is_flat(selection: &Bound<'_, PyAny>) -> bool {
-    items(selection).iter().all(|item| {
-        item.cast::<PyUntypedArray>()
-            .map_or(true, |array| array.ndim() <= 1)
-    })
-}
-
-/// Whether every item is a list: coordinates, then.
-fn arrays_only(selection: &Bound<'_, PyAny>) -> bool {
-    items(selection).iter().all(|item| {
-        item.cast::<PyUntypedArray>()
-            .is_ok_and(|array| array.ndim() == 1)
-    })
 }

@@ -26,7 +26,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use super::array::{NativeArray, Running, is_native};
+    use super::array::{NativeArray, Plan, Running, is_native};
     #[pymodule_export]
     use super::bridge::Reply;
     #[pymodule_export]

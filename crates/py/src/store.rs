@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use pyo3_async_runtimes::TaskLocals;
 use zarrs_async_core::{Awaited, LocalStore, RemoteConfig, RemoteKind, Store};
 
@@ -13,7 +12,7 @@ use crate::bridge::PyStore;
 use crate::errors;
 use crate::process::Process;
 
-/// What `zarrs_async._stores` made of a zarr store.
+/// Where an array's chunks are.
 #[derive(Clone)]
 pub(crate) enum Description {
     Local { root: PathBuf, direct_io: bool },
@@ -21,33 +20,41 @@ pub(crate) enum Description {
     Foreign(Arc<Py<PyAny>>),
 }
 
-impl Description {
-    pub(crate) fn extract(description: &Bound<'_, PyDict>, process: &Process) -> PyResult<Self> {
-        let get = |name: &str| description.get_item(name);
-        let Some(store) = get("store")? else {
-            return Err(PyValueError::new_err("a description names its store"));
-        };
-        if let Some(root) = get("root")? {
-            let direct_io =
-                get("direct_io")?.is_some_and(|value| value.is_truthy().unwrap_or(false));
-            return Ok(Self::Local {
-                root: root.extract()?,
-                direct_io,
-            });
-        }
-        if get("kind")?.is_none() {
-            return Ok(Self::Foreign(Arc::new(store.unbind())));
-        }
-        let text = |name: &str| -> PyResult<String> {
-            get(name)?.map_or_else(|| Ok(String::new()), |value| value.extract())
-        };
-        let pairs = |name: &str| -> PyResult<Vec<(String, String)>> {
-            get(name)?.map_or_else(|| Ok(Vec::new()), |value| value.extract())
-        };
-        let number = |name: &str| -> PyResult<Option<u64>> {
-            get(name)?.map_or(Ok(None), |value| value.extract())
-        };
-        let kind = match text("kind")?.as_str() {
+/// A `zarrs_async._stores.Description`.
+#[derive(FromPyObject)]
+pub(crate) struct Described<'py> {
+    store: Bound<'py, PyAny>,
+    native: Option<Native>,
+}
+
+/// A `zarrs_async._stores.Local` or `Remote`.
+#[derive(FromPyObject)]
+enum Native {
+    Local {
+        root: PathBuf,
+        direct_io: bool,
+    },
+    Remote {
+        kind: Kind,
+        url: String,
+        prefix: String,
+        options: Vec<(String, String)>,
+        client_options: Vec<(String, String)>,
+        headers: Vec<(String, Vec<u8>)>,
+        environment: Vec<(String, String)>,
+        max_retries: Option<usize>,
+        retry_timeout_ms: Option<u64>,
+        backoff_ms: Option<(u64, u64, u64)>,
+    },
+}
+
+struct Kind(RemoteKind);
+
+impl FromPyObject<'_, '_> for Kind {
+    type Error = PyErr;
+
+    fn extract(kind: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        Ok(Self(match kind.extract::<String>()?.as_str() {
             "s3" => RemoteKind::S3,
             "gcs" => RemoteKind::Gcs,
             "azure" => RemoteKind::Azure,
@@ -56,24 +63,45 @@ impl Description {
                 let message = format!("no store is of the kind {other:?}");
                 return Err(PyValueError::new_err(message));
             }
+        }))
+    }
+}
+
+impl Description {
+    pub(crate) fn new(described: Described<'_>, process: &Process) -> Self {
+        let foreign = |store: Bound<'_, PyAny>| Self::Foreign(Arc::new(store.unbind()));
+        let config = match described.native {
+            None => return foreign(described.store),
+            Some(Native::Local { root, direct_io }) => return Self::Local { root, direct_io },
+            Some(Native::Remote {
+                kind,
+                url,
+                prefix,
+                options,
+                client_options,
+                headers,
+                environment,
+                max_retries,
+                retry_timeout_ms,
+                backoff_ms,
+            }) => RemoteConfig {
+                kind: kind.0,
+                url,
+                prefix,
+                options,
+                client_options,
+                headers,
+                environment,
+                max_retries,
+                retry_timeout_ms,
+                backoff_ms,
+            },
         };
-        let config = RemoteConfig {
-            kind,
-            url: text("url")?,
-            prefix: text("prefix")?,
-            options: pairs("options")?,
-            client_options: pairs("client_options")?,
-            headers: get("headers")?.map_or_else(|| Ok(Vec::new()), |value| value.extract())?,
-            environment: pairs("environment")?,
-            max_retries: number("max_retries")?.and_then(|retries| usize::try_from(retries).ok()),
-            retry_timeout_ms: number("retry_timeout_ms")?,
-            backoff_ms: get("backoff_ms")?.map_or(Ok(None), |value| value.extract())?,
-        };
-        Ok(match process.engine.remote(&config) {
+        match process.engine.remote(&config) {
             Ok(_) => Self::Remote(config),
             // Whatever is not taken here, the store itself knows what to do with it.
-            Err(_) => Self::Foreign(Arc::new(store.unbind())),
-        })
+            Err(_) => foreign(described.store),
+        }
     }
 
     /// The engine's store; a foreign one is called on the loop of `locals`.
