@@ -33,7 +33,7 @@ pub struct Limits {
     pub shard_index_cache_bytes: usize,
 }
 
-/// What all batches of a process share: pools, bounds, flights, indexes, locks and counters.
+/// What all batches of a process share: pools, bounds, fetches, indexes, locks and counters.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) stats: Arc<Stats>,
@@ -170,5 +170,71 @@ impl Engine {
         self.index_loads.forget(id);
         self.objects.forget(id);
         self.spans.forget(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Settings;
+    use crate::codec::layout::Layout;
+    use crate::testing::{LIMITS, bytes, nowhere};
+
+    #[test]
+    fn a_chunk_gets_the_threads_that_the_others_leave() {
+        let engine = Engine::new(Limits {
+            threads: 4,
+            ..LIMITS
+        })
+        .unwrap();
+        let spread = |chunk_concurrent_minimum, chunk_concurrent_maximum, count| {
+            let settings = Settings {
+                chunk_concurrent_maximum,
+                chunk_concurrent_minimum,
+                validate_checksums: true,
+                hedge_factor: None,
+            };
+            let layout = Layout::from_v3(&bytes(), false, &[]).unwrap();
+            engine.spread(&Array::new(nowhere(), layout, "", settings), count)
+        };
+        assert!(spread(4, None, 1));
+        assert!(spread(4, None, 2));
+        assert!(!spread(4, None, 4));
+        // At most two chunks at a time: two threads are left for each.
+        assert!(spread(1, Some(2), 100));
+        assert!(!spread(4, Some(4), 100));
+    }
+
+    #[test]
+    fn other_bounds_hold_from_now_on() {
+        let engine = Engine::new(LIMITS).unwrap();
+        let before = engine.pool();
+        let memory_bytes = LIMITS.memory_bytes / 2;
+        engine
+            .resize(Limits {
+                memory_bytes,
+                ..LIMITS
+            })
+            .unwrap();
+        assert!(Arc::ptr_eq(&before, &engine.pool()));
+        assert_eq!(memory_bytes, engine.limits().memory_bytes);
+        assert_eq!(memory_bytes, engine.admission.bounds(None).byte_budget());
+        engine
+            .resize(Limits {
+                threads: 3,
+                ..LIMITS
+            })
+            .unwrap();
+        assert_eq!(3, engine.pool().threads());
+        // A job that has begun keeps its threads.
+        assert_eq!(LIMITS.threads, before.threads());
+    }
+
+    #[test]
+    fn foreign_codecs_have_one_pool_of_their_own() {
+        let engine = Engine::new(LIMITS).unwrap();
+        let foreign = engine.foreign_pool();
+        assert!(Arc::ptr_eq(&foreign, &engine.foreign_pool()));
+        assert!(!Arc::ptr_eq(&foreign, &engine.pool()));
     }
 }

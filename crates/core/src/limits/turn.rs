@@ -5,7 +5,7 @@
 //! batches: a small read never waits for all of a large one. A unit drops its turn once it is admitted.
 //! A unit that joins a fetch of another batch, or fails, drops it as well, so no turn is ever lost.
 //!
-//! All units of a batch are polled by the batch's own task, so dropping the batch drops them.
+//! Dropping the batch drops its units: their work ends with the last batch that waits for it.
 
 use futures::StreamExt;
 use futures::future::{BoxFuture, OptionFuture};

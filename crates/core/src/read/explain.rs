@@ -118,3 +118,75 @@ fn index_trips(store: &Awaited, sharding: &Sharding) -> usize {
     let asks_length = sharding.location == IndexLocation::End && !store.takes_suffixes();
     1 + usize::from(asks_length)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{Memory, MemoryStore, array, batch, bytes, chunks, engine, item, nowhere};
+    use crate::testing::{range, shards, spec};
+    use crate::{read, write};
+
+    #[tokio::test]
+    async fn chunks_are_a_request_each_and_local_ones_share_jobs() {
+        let (memory, store) = (Memory::new(&[0; 3]), MemoryStore::new());
+        let told = |store| {
+            let array = array(store, &bytes());
+            engine().explain(&chunks(&array, 1, &["a", "b", "c"], &memory.buffer()))
+        };
+        let expected = Plan {
+            chunks: 3,
+            units: 3,
+            requests: 3,
+            bytes: None,
+            round_trips: 1,
+            index_hits: 0,
+            index_misses: 0,
+            exact: true,
+        };
+        assert_eq!(expected, told(store.remote()));
+        let local = Plan {
+            units: 1,
+            requests: 0,
+            round_trips: 0,
+            ..expected
+        };
+        assert_eq!(local, told(nowhere()));
+    }
+
+    /// What is told is what happens, before and after the index of a shard is known.
+    #[tokio::test]
+    async fn a_part_of_a_shard_is_told_as_it_is_read() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        let array = array(store.remote(), &shards(2, &bytes()));
+        let whole = Memory::new(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        let all = chunks(&array, 8, &["s"], &whole.buffer());
+        write(crate::testing::engine(), all).await.unwrap();
+
+        let memory = Memory::new(&[0; 2]);
+        let part = || {
+            let some = vec![item(&spec(&array, 8), "s", range(3, 5, 0))];
+            batch(&array, some, &memory.buffer())
+        };
+        let first = engine.explain(&part());
+        assert_eq!(
+            (1, 0, false),
+            (first.index_misses, first.index_hits, first.exact)
+        );
+        let before = store.sent().len();
+        read(Arc::clone(&engine), part()).await.unwrap();
+        assert!(store.sent().len() - before >= first.requests);
+
+        let second = engine.explain(&part());
+        assert_eq!(
+            (0, 1, true),
+            (second.index_misses, second.index_hits, second.exact)
+        );
+        assert_eq!((1, Some(4)), (second.requests, second.bytes));
+        let before = store.sent().len();
+        read(Arc::clone(&engine), part()).await.unwrap();
+        assert_eq!(vec!["get s 2..6"], store.sent()[before..]);
+        assert_eq!(vec![4, 5], memory.bytes());
+    }
+}

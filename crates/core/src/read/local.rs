@@ -136,3 +136,99 @@ fn read_parts(
     })
     .map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::testing::{FILL, Memory, array, batch, bytes, chunks, engine, item, range, shards};
+    use crate::{Array, BatchError, Error, Store, read, write};
+
+    fn local(root: &Path, codecs: &Value) -> Arc<Array> {
+        array(Store::Local(Arc::new(LocalStore::new(root, false))), codecs)
+    }
+
+    async fn part(
+        engine: &Arc<Engine>,
+        array: &Arc<Array>,
+        start: i64,
+        end: i64,
+    ) -> Result<(bool, Vec<u8>), BatchError> {
+        let memory = Memory::new(&vec![0; usize::try_from(end - start).unwrap()]);
+        let spec = crate::testing::spec(array, 8);
+        let some = vec![item(&spec, "s", range(start, end, 0))];
+        let missing = read(Arc::clone(engine), batch(array, some, &memory.buffer())).await?;
+        Ok((missing[0], memory.bytes()))
+    }
+
+    /// Writes with another engine, as another process would, and waits until the file's next change would show.
+    async fn put(root: &Path, array: &Arc<Array>, values: [u8; 8]) {
+        let memory = Memory::new(&values);
+        let all = chunks(array, 8, &["s"], &memory.buffer());
+        write(engine(), all).await.unwrap();
+        let store = LocalStore::new(root, false);
+        while store.open("s").unwrap().unwrap().validator().is_none() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_stored_is_filled() {
+        let (root, engine) = (tempfile::tempdir().unwrap(), engine());
+        let array = local(root.path(), &shards(2, &bytes()));
+        assert_eq!(
+            (true, vec![FILL; 2]),
+            part(&engine, &array, 1, 3).await.unwrap()
+        );
+        put(root.path(), &array, [1, 2, FILL, FILL, 5, 6, 7, 8]).await;
+        let read = part(&engine, &array, 1, 5).await.unwrap();
+        assert_eq!((false, vec![2, FILL, FILL, 5]), read);
+    }
+
+    #[tokio::test]
+    async fn the_index_is_read_once_for_a_file_and_again_when_that_is_replaced() {
+        let (root, engine) = (tempfile::tempdir().unwrap(), engine());
+        let array = local(root.path(), &shards(2, &bytes()));
+        let looks = || {
+            let stats = engine.stats();
+            (stats.shard_index_misses.get(), stats.shard_index_hits.get())
+        };
+        put(root.path(), &array, [1, 2, 3, 4, 5, 6, 7, 8]).await;
+        assert_eq!(vec![2, 3], part(&engine, &array, 1, 3).await.unwrap().1);
+        assert_eq!(vec![6], part(&engine, &array, 5, 6).await.unwrap().1);
+        assert_eq!((1, 1), looks());
+        put(root.path(), &array, [FILL, FILL, 8, 7, 6, 5, 4, 3]).await;
+        assert_eq!(vec![FILL, 8], part(&engine, &array, 1, 3).await.unwrap().1);
+        assert_eq!((2, 1), looks());
+    }
+
+    #[tokio::test]
+    async fn neighbours_are_read_at_once_and_nothing_else_is() {
+        let (root, engine) = (tempfile::tempdir().unwrap(), engine());
+        let array = local(root.path(), &shards(2, &bytes()));
+        put(root.path(), &array, [1, 2, 3, 4, 5, 6, 7, 8]).await;
+        part(&engine, &array, 2, 3).await.unwrap();
+        let before = engine.stats().bytes_read.get();
+        part(&engine, &array, 0, 4).await.unwrap();
+        assert_eq!(4, engine.stats().bytes_read.get() - before);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_chunk_is_an_error_with_its_key() {
+        let (root, engine) = (tempfile::tempdir().unwrap(), engine());
+        for (codecs, content) in [(bytes(), vec![0; 100]), (shards(2, &bytes()), vec![0; 3])] {
+            std::fs::write(root.path().join("s"), content).unwrap();
+            let array = local(root.path(), &codecs);
+            let failed = part(&engine, &array, 0, 8).await.unwrap_err();
+            assert!(matches!(&failed.error, Error::Decode { .. }), "{failed:?}");
+            assert!(
+                failed.error.to_string().contains("\"s\""),
+                "{}",
+                failed.error
+            );
+        }
+    }
+}
