@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from support.remote import stored
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from support.servers import RangeServer
 
 SECRET = "SeCrEtHiDdEn"  # noqa: S105 - it must not be found
@@ -55,3 +58,39 @@ def test_variable_that_is_not_utf8_neither_stops_a_read_nor_is_shown(range_serve
     lines = ran.stdout.decode().splitlines()
     assert (ran.returncode, lines[0], lines[-1]) == (0, str(values.sum()), "0"), shown
     assert 'get of "c/0" in s3://bucket failed' in lines[1]
+
+
+@pytest.fixture
+def quota_of_one_cpu() -> Iterator[Path]:
+    """Give the file that takes process ids into a control group with a quota of one CPU."""
+    root = Path("/sys/fs/cgroup")
+    is_v1 = (root / "cpu").is_dir()
+    group = root / ("cpu" if is_v1 else "") / f"zarrs-async-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("control groups cannot be made here")
+    try:
+        try:
+            if is_v1:
+                (group / "cpu.cfs_quota_us").write_text("100000", encoding="ascii")
+            else:
+                (group / "cpu.max").write_text("100000 100000", encoding="ascii")
+        except OSError:
+            pytest.skip("control groups here have no quotas")
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
+
+
+def test_a_cpu_quota_is_heeded(quota_of_one_cpu: Path) -> None:
+    program = f"""
+import os
+open({str(quota_of_one_cpu)!r}, "w").write(str(os.getpid()))
+import zarrs_async._config
+print(zarrs_async._config.Options.from_config().threads)
+"""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "1"

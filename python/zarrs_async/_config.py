@@ -10,6 +10,7 @@ from typing import Any
 
 from zarr.core.config import config
 
+from zarrs_async import _rust
 from zarrs_async._warn import warn
 from zarrs_async.exceptions import ConfigError
 
@@ -98,7 +99,7 @@ class Options:
         _warn_of_misspelt()
         workers = _count("threading.max_workers")
         return cls(
-            threads=workers or usable_cpus(),
+            threads=workers or _rust.cpus(),
             requests=_count("codec_pipeline.request_concurrent_maximum") or None,
             memory_bytes=_count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes(),
             shard_index_cache_bytes=_count("codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE),
@@ -113,13 +114,6 @@ class Options:
                 _count("array.sharding_coalesce_max_bytes", least=0, default=16 * _MIB),
             ),
         )
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def automatic_memory_bytes() -> int:

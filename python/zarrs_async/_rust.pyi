@@ -17,6 +17,7 @@ __all__ = [
     "Running",
     "begin_call",
     "configure",
+    "cpus",
     "end_iteration",
     "error_kinds",
     "failing",
@@ -195,6 +196,9 @@ def begin_call(event_loop: asyncio.AbstractEventLoop) -> bool:
 
 def end_iteration() -> None:
     """End the iteration of this thread's event loop: the next call begins by itself."""
+
+def cpus() -> int:
+    """Return the CPUs that this process may use: its affinity and the quotas of its control groups, rounded down."""
 
 def error_kinds() -> list[str]:
     """Return the ``kind`` of every error that the engine raises."""

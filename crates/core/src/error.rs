@@ -182,7 +182,7 @@ impl StoreError {
         }
     }
 
-    /// An object of `size` bytes where no chunk of the array can have so many.
+    /// An object of `size` bytes, more than any chunk of the array can have.
     pub(crate) fn oversized(store: String, key: &Arc<str>, size: u64) -> Self {
         Self {
             kind: StoreErrorKind::Oversized,

@@ -34,5 +34,5 @@ mod _rust {
     #[pymodule_export]
     use super::errors::error_kinds;
     #[pymodule_export]
-    use super::process::{configure, failing, held, shutdown, stats};
+    use super::process::{configure, cpus, failing, held, shutdown, stats};
 }

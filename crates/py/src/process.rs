@@ -204,7 +204,9 @@ pub(crate) fn shutdown(py: Python<'_>) {
     });
 }
 
-fn cpus() -> usize {
+/// Return the CPUs that this process may use: its affinity and the quotas of its control groups, rounded down.
+#[pyfunction]
+pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 

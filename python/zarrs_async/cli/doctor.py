@@ -16,7 +16,8 @@ import zarr.api.asynchronous
 from zarr.storage import LocalStore, MemoryStore
 
 import zarrs_async
-from zarrs_async._config import Options, automatic_memory_bytes, usable_cpus
+from zarrs_async import _rust
+from zarrs_async._config import Options, automatic_memory_bytes
 from zarrs_async._explain import PATH
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def findings() -> dict[str, Any]:
         "status": told.text,
         "machine": {
             "system": platform.platform(),
-            "CPUs that may be used": usable_cpus(),
+            "CPUs that may be used": _rust.cpus(),
             "CPUs of the machine": os.cpu_count(),
             "automatic memory limit": automatic_memory_bytes(),
         },

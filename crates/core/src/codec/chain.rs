@@ -360,7 +360,7 @@ impl Chain {
     }
 }
 
-/// Undoes the filters, which made so many bytes each, from the last to the first.
+/// Undoes the filters, from the last to the first; `sizes` says how many bytes each of them gave.
 fn unfilter(
     filters: &[Filter],
     sizes: &[usize],

@@ -173,7 +173,7 @@ fn jenkins_lookup3(bytes: &[u8], start: u32) -> u32 {
             *sum = sum.wrapping_add(u32::from_le_bytes(*word));
         }
     };
-    // The last block is mixed in another way, and there is one, unless there are no bytes.
+    // The last 1 to 12 bytes are mixed in another way, even where they are a whole block.
     let (blocks, last) = bytes.split_at(bytes.len().saturating_sub(1) / 12 * 12);
     for block in blocks.chunks_exact(12) {
         add(&mut state, block);

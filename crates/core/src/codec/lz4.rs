@@ -11,7 +11,7 @@ const SIZE: usize = 4;
 /// What a byte of a block becomes at most, by the format.
 const RATIO: usize = 255;
 
-/// The decoded size that `encoded` declares; `None` where so few bytes cannot be so many.
+/// The decoded size that `encoded` declares; `None` where `encoded` is too short to hold as much.
 pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
     let (size, block) = encoded.split_first_chunk::<SIZE>()?;
     let size = usize::try_from(i32::from_le_bytes(*size)).ok()?;

@@ -9,7 +9,7 @@ use zarrs::metadata::v3::MetadataV3;
 
 use crate::error::Error;
 
-/// One codec of Zarr v2 as one of v3, for elements of so many bytes.
+/// One codec of Zarr v2 as one of v3, for elements of `itemsize` bytes.
 ///
 /// # Errors
 /// [`Error::Unsupported`] naming a setting that is not known.

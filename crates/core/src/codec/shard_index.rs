@@ -28,7 +28,7 @@ impl ShardIndex {
     /// An index without any subchunk.
     ///
     /// # Errors
-    /// [`Error::Memory`] where there is no memory for so many entries.
+    /// [`Error::Memory`] where there is no memory for its entries.
     pub(crate) fn absent(subchunks: usize) -> Result<Self, Error> {
         let mut entries = Vec::new();
         reserve(&mut entries, subchunks)?;

@@ -34,7 +34,7 @@ pub(crate) enum Stage {
     Zlib(flate2::Compression),
     Bz2(bzip2::Compression),
     Blosc(Blosc),
-    /// Of elements of so many bytes.
+    /// Elements of this many bytes are shuffled.
     Shuffle(usize),
     /// With this acceleration.
     Lz4(i32),
@@ -309,7 +309,7 @@ impl Stage {
         Ok(decoded)
     }
 
-    /// Whole elements in what is shuffled.
+    /// How many elements the bytes are.
     fn elements(&self, bytes: &[u8], size: usize) -> Result<usize, Error> {
         if bytes.len().is_multiple_of(size) {
             return Ok(bytes.len() / size);

@@ -33,7 +33,7 @@ impl WriteOrder {
     /// The subchunks of a `grid` in this order, by their numbers in C order.
     ///
     /// # Errors
-    /// [`Error::Memory`] where there is no memory for so many numbers.
+    /// [`Error::Memory`] where there is no memory for the list.
     pub(crate) fn subchunks(self, grid: &[u64]) -> Result<Vec<usize>, Error> {
         let count: u64 = grid.iter().product();
         let count = usize::try_from(count).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! Of a bound: no permit is lost or made, nobody holds more than there are, and who waits is woken.
+//! A bound loses and makes no permits, never gives more than there are, and wakes whoever waits.
 
 use std::cell::Cell;
 use std::rc::Rc;

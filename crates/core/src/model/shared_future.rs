@@ -1,4 +1,4 @@
-//! Of a shared future: whoever is left gets its result, and with the last it is dropped.
+//! A shared future gives its result to every task that is left, and is dropped with the last.
 
 use std::cell::Cell;
 use std::rc::Rc;

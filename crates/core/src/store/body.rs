@@ -211,7 +211,7 @@ pub(super) struct Passing {
     pub(super) inner: HttpResponseBody,
     pub(super) cut: Cut,
     pub(super) stall: Duration,
-    /// Runs while a frame is waited for; most bodies have arrived with their head.
+    /// Begins once a frame has to be waited for: most bodies have arrived with their head, and need no timer.
     pub(super) stalled: Option<Pin<Box<Sleep>>>,
     pub(super) _in_flight: InFlight,
 }

@@ -51,7 +51,7 @@ pub(crate) struct HttpClients {
 pub(super) struct ClientSettings {
     pub(super) options: Vec<(String, String)>,
     pub(super) headers: Vec<(String, Vec<u8>)>,
-    /// What `object_store` itself adds, for clients of metadata services for one.
+    /// What `object_store` itself adds, as it does for clients of metadata services.
     pub(super) made: String,
 }
 

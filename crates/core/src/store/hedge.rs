@@ -16,7 +16,7 @@ const REMEMBERED: usize = 64;
 const LEAST: usize = 16;
 /// A second request is never sent before this: below it, noise is all there is to beat.
 const SOONEST: Duration = Duration::from_millis(10);
-/// One second request is allowed for so many first ones.
+/// First requests for each second one that is allowed.
 const SHARE: u64 = 20;
 
 /// When and with what right a second request is sent for one that is far slower than its peers.

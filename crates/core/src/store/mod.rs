@@ -92,7 +92,7 @@ pub enum Part {
     Whole,
     /// These.
     Range(Range<u64>),
-    /// The last so many.
+    /// The last `n` bytes.
     Suffix(u64),
 }
 
@@ -122,7 +122,7 @@ pub(crate) struct Fetched {
     /// Size in bytes of the whole object, where the store told.
     pub size: Option<u64>,
     pub validator: Option<Validator>,
-    /// The store's own number for this state, where it has such.
+    /// The version that the store has given this state, where it keeps versions.
     pub version: Option<String>,
 }
 
@@ -133,7 +133,7 @@ pub(crate) enum Get {
     Missing,
     /// The object is not the one that the validator named.
     Changed,
-    /// It has so many bytes, more than the caller would take.
+    /// The object has this many bytes, more than the caller takes.
     Oversized(u64),
 }
 

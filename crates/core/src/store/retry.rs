@@ -138,7 +138,7 @@ impl RemoteStore {
         }
     }
 
-    /// A failure in words, after so many attempts.
+    /// A failure in words, with the number of attempts.
     fn failed(
         &self,
         operation: &'static str,

@@ -40,7 +40,7 @@ struct Requests {
     in_flight_max: usize,
     /// Requests that begin like this wait.
     held: Vec<String>,
-    /// Requests that begin like this fail, so many times.
+    /// Requests that begin like this fail, as often as the number says.
     failing: Vec<(String, usize)>,
     /// Before requests that begin like this, the object is put again, and has another tag.
     replacing: Vec<String>,
@@ -127,14 +127,14 @@ impl MemoryStore {
         self.requests.borrow().sent.clone()
     }
 
-    /// Waits until so many requests were sent.
+    /// Waits until `count` requests were sent.
     pub(crate) async fn sends(&self, count: usize) {
         let mut requests = self.requests.subscribe();
         let sent = requests.wait_for(|requests| requests.sent.len() >= count);
         sent.await.unwrap();
     }
 
-    /// Runs a batch until so many requests were sent.
+    /// Runs a batch until `count` requests were sent.
     pub(crate) async fn sends_of<T: Debug>(
         &self,
         count: usize,

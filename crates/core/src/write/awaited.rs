@@ -140,7 +140,7 @@ impl Writer {
             return Ok(Attempt::Done);
         }
         if matches!(condition, Condition::Match(..)) && after.as_deref() == existing.as_deref() {
-            // Nothing to put: a put whose answer was lost has been refused when it was sent again, for one.
+            // The object holds these bytes already, as it does where a put was sent again after its answer was lost.
             return Ok(Attempt::Done);
         }
         drop(existing);

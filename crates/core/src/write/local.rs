@@ -54,7 +54,7 @@ impl Writer {
         }
     }
 
-    /// Writes local objects that are locked one after the other, in one job.
+    /// Writes local objects one after the other, in one job; each is locked already.
     async fn write_files(
         self: &Arc<Self>,
         store: &Arc<LocalStore>,

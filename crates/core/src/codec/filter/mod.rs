@@ -283,7 +283,7 @@ fn float_sums<T: Float>((from, from_big): From<'_>, (to, to_big): To<'_>) {
     }
 }
 
-/// The power of two that numcodecs multiplies with to keep so many decimal digits; `None` where it fails.
+/// The power of two that numcodecs multiplies with to keep this many decimal digits; `None` where it fails.
 fn quantum(digits: i64) -> Option<f64> {
     let digits = i32::try_from(digits).ok()?;
     let exponent = 10_f64.powf(-f64::from(digits)).log10();
@@ -336,7 +336,7 @@ const fn mantissa(data_type: DataType) -> Option<u32> {
     }
 }
 
-/// Rounds the bits of floats to the nearest that end in so many zeros, ties to even.
+/// Rounds floats, given as bits, to the nearest whose last bits are zeros; ties go to even.
 fn bit_round<T: Integer + Into<i64>>(from: From<'_>, to: To<'_>, dropped: u32) {
     let round = |bits: i64| {
         let half = (1 << dropped >> 1) - 1;

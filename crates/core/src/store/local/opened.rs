@@ -64,7 +64,7 @@ impl Opened {
         while into.len() < wanted {
             let spare = wanted - into.len();
             // `spare_capacity` may offer more than was asked for, so the surplus is cut off.
-            // A signal may interrupt it, on network file systems for one.
+            // A signal may interrupt it on a network file system.
             let read = rustix::io::retry_on_intr(|| {
                 rustix::io::pread(&self.file, rustix::buffer::spare_capacity(into), at)
             })?;
