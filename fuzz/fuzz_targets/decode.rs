@@ -29,7 +29,10 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let Some(encoded) = encode(subject, &values, *options) else {
         return Ok(());
     };
-    assert_eq!(Some(&values), decode(&case, &encoded).as_ref());
+    let decoded = decode(&case, &encoded);
+    if subject.exact {
+        assert_eq!(Some(&values), decoded.as_ref());
+    }
 
     let mut damaged = encoded.clone();
     for (at, bits) in edits {

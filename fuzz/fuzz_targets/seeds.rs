@@ -7,11 +7,19 @@ use std::{env, fs};
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use serde_json::json;
-use zarrs_async_core::fuzzing::{index_of, update};
-use zarrs_async_fuzz::{DecodeCase, IndexCase, Memory, Subject, UpdateCase, cycled, whole};
+use zarrs_async_core::fuzzing::{Options, index_of, update};
+use zarrs_async_fuzz::{
+    DecodeCase, IndexCase, Memory, Subject, TextMemory, TextsCase, UpdateCase, cycled, whole,
+};
 
 /// How many are tried for each target; those that fit no array are left out.
 const TRIES: u64 = 400;
+/// Empty chunks are stored too.
+const ALL: Options = Options {
+    validate_checksums: true,
+    write_empty: true,
+    parallel: false,
+};
 
 fn main() {
     let folder = PathBuf::from(env::args_os().nth(1).expect("a folder"));
@@ -22,6 +30,7 @@ fn main() {
         ),
         ("index", index),
         ("update", update_),
+        ("texts", texts),
         ("metadata", metadata),
     ] {
         for number in 0..TRIES {
@@ -84,6 +93,17 @@ fn update_(input: &mut Unstructured<'_>) -> Result<Option<Seed>> {
     Ok(case.and_then(|case| object(&case.subject)).map(Seed::After))
 }
 
+fn texts(input: &mut Unstructured<'_>) -> Result<Option<Seed>> {
+    let case = TextsCase::read(input)?;
+    Ok(case.and_then(|TextsCase { subject, .. }| {
+        let (spec, all) = (&subject.spec, whole(&subject.spec));
+        let texts = zarrs_async_fuzz::texts(spec.element.kind, b"a,text,,\xe2\x82\xac", all.len());
+        let memory = TextMemory::new(spec.element.kind, texts);
+        let stored = update(&subject.layout, spec, None, &all, &memory.buffer, ALL);
+        stored.ok()?.map(Seed::After)
+    }))
+}
+
 fn metadata(input: &mut Unstructured<'_>) -> Result<Option<Seed>> {
     let subject = if input.ratio(1, 2)? {
         DecodeCase::read(input)?.map(|case| case.subject)
@@ -98,12 +118,7 @@ fn object(subject: &Subject) -> Option<Vec<u8>> {
     let Subject { layout, spec, .. } = subject;
     let values = cycled(&random(7), spec.nbytes()?);
     let memory = Memory::new(&values);
-    let options = zarrs_async_core::fuzzing::Options {
-        validate_checksums: true,
-        write_empty: true,
-        parallel: false,
-    };
-    update(layout, spec, None, &whole(spec), &memory.buffer, options).ok()?
+    update(layout, spec, None, &whole(spec), &memory.buffer, ALL).ok()?
 }
 
 /// The same bytes for a number each time (SplitMix64).

@@ -1,5 +1,8 @@
 //! What the fuzz targets share: an input read as settings, arrays to work on, and a slow oracle.
 
+mod codecs;
+mod texts;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -8,19 +11,22 @@ use serde_json::{Value, json};
 use zarrs_async_core::fuzzing::{Options, Sharding};
 use zarrs_async_core::{Axis, ChunkSpec, Element, Kind, Layout, OutBuffer, Positions, Selection};
 
-/// Names, sizes, parts and comparison of the data types that are tried.
-const TYPES: &[(&str, usize, usize, Kind)] = &[
-    ("uint8", 1, 1, Kind::Bits),
-    ("int16", 2, 2, Kind::Bits),
-    ("float16", 2, 2, Kind::Float),
-    ("uint32", 4, 4, Kind::Bits),
-    ("float64", 8, 8, Kind::Float),
-    ("complex64", 8, 4, Kind::Complex),
-    ("r24", 3, 1, Kind::Bits),
-];
+use crate::codecs::Codecs;
+pub use crate::texts::{TextMemory, TextsCase, elements as texts};
 
-/// Number of choices of a codec that follows `bytes`.
-const STAGES: u8 = 13;
+/// Names, sizes, parts and comparison of the data types that are tried, and what numpy calls those that
+/// filters know.
+const TYPES: &[(&str, usize, usize, Kind, Option<&str>)] = &[
+    ("uint8", 1, 1, Kind::Bits, Some("u1")),
+    ("int16", 2, 2, Kind::Bits, Some("i2")),
+    ("float16", 2, 2, Kind::Float, Some("f2")),
+    ("uint32", 4, 4, Kind::Bits, Some("u4")),
+    ("int64", 8, 8, Kind::Bits, Some("i8")),
+    ("float32", 4, 4, Kind::Float, Some("f4")),
+    ("float64", 8, 8, Kind::Float, Some("f8")),
+    ("complex64", 8, 4, Kind::Complex, None),
+    ("r24", 3, 1, Kind::Bits, None),
+];
 
 /// An array to work on.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub struct Subject {
     pub spec: ChunkSpec,
     /// Whether the encoded chunk ends in a checksum of all of it.
     pub checked: bool,
+    /// Whether the values are read back as they were: most filters round, or wrap around.
+    pub exact: bool,
 }
 
 /// What the `decode` target begins with; encoded bytes, or values, follow.
@@ -132,34 +140,44 @@ impl UpdateCase {
 
 /// Choices of codecs, data type and shape; `None` where zarr has no such array.
 fn subject(input: &mut Unstructured<'_>) -> Result<Option<Subject>> {
-    let (name, element) = element(input)?;
+    let (name, element, number) = element(input)?;
     let ndim = input.int_in_range(1..=3)?;
-    let shape: Vec<u64> = (0..ndim)
-        .map(|_| input.int_in_range(1..=12))
-        .collect::<Result<_>>()?;
-    let (codecs, checked) = chain(input, ndim)?;
+    let shape = lengths(input, ndim, 12)?;
+    let codecs = codecs::chain(input, ndim, number.as_deref())?;
     let spec = spec(input, element, shape)?;
-    Ok(build(codecs, name, spec, checked))
+    Ok(build(codecs, name, spec))
 }
 
 /// Choices of a shard, its data type and shape; `None` where zarr has no such array.
 fn shard(input: &mut Unstructured<'_>) -> Result<Option<Subject>> {
-    let (name, element) = element(input)?;
+    let (name, element, number) = element(input)?;
     let ndim = input.int_in_range(1..=2)?;
-    let subchunk: Vec<u64> = (0..ndim)
-        .map(|_| input.int_in_range(1..=4))
-        .collect::<Result<_>>()?;
-    let (mut codecs, _) = chain(input, ndim)?;
-    let mut shape = subchunk;
+    let subchunk = lengths(input, ndim, 4)?;
+    let inner = codecs::chain(input, ndim, number.as_deref())?;
+    let (codecs, shape) = sharded(input, subchunk, inner)?;
+    let spec = spec(input, element, shape)?;
+    Ok(build(codecs, name, spec))
+}
+
+/// Lengths of so many axes.
+fn lengths(input: &mut Unstructured<'_>, ndim: usize, most: u64) -> Result<Vec<u64>> {
+    (0..ndim).map(|_| input.int_in_range(1..=most)).collect()
+}
+
+/// Choices of a shard of such subchunks, or of such shards; and its shape.
+fn sharded(
+    input: &mut Unstructured<'_>,
+    mut shape: Vec<u64>,
+    mut codecs: Codecs,
+) -> Result<(Codecs, Vec<u64>)> {
     // Few subchunks: a codec takes up to a millisecond to be set up for each.
     for most in [3, 2].into_iter().take(input.int_in_range(1..=2)?) {
-        codecs = sharding(input, &shape, &codecs)?;
+        codecs = codecs::sharding(input, &shape, codecs)?;
         for length in &mut shape {
             *length *= input.int_in_range(1..=most)?;
         }
     }
-    let spec = spec(input, element, shape)?;
-    Ok(build(codecs, name, spec, false))
+    Ok((codecs, shape))
 }
 
 /// Choices of checks, of what is stored and of threads.
@@ -325,9 +343,14 @@ impl Subject {
     }
 }
 
-fn build(codecs: Vec<Value>, data_type: &str, spec: ChunkSpec, checked: bool) -> Option<Subject> {
+fn build(codecs: Codecs, data_type: &str, spec: ChunkSpec) -> Option<Subject> {
+    let Codecs {
+        chain,
+        checked,
+        exact,
+    } = codecs;
     let big_endian = spec.element.big_endian;
-    let metadata = json!({"codecs": codecs, "data_type": data_type, "big_endian": big_endian});
+    let metadata = json!({"codecs": chain, "data_type": data_type, "big_endian": big_endian});
     let layout = Layout::from_v3(&metadata["codecs"], big_endian, &[]).ok()?;
     layout.check(&spec).ok()?;
     Some(Subject {
@@ -335,18 +358,22 @@ fn build(codecs: Vec<Value>, data_type: &str, spec: ChunkSpec, checked: bool) ->
         layout,
         spec,
         checked,
+        exact,
     })
 }
 
-fn element(input: &mut Unstructured<'_>) -> Result<(&'static str, Element)> {
-    let (name, size, swap_unit, kind) = *input.choose(TYPES)?;
+/// Choices of a data type: its name, its elements, and their dtype where filters know it.
+fn element(input: &mut Unstructured<'_>) -> Result<(&'static str, Element, Option<String>)> {
+    let (name, size, swap_unit, kind, number) = *input.choose(TYPES)?;
+    let big_endian = input.ratio(1, 8)?;
     let element = Element {
         size,
         kind,
         swap_unit,
-        big_endian: input.ratio(1, 8)?,
+        big_endian,
     };
-    Ok((name, element))
+    let dtype = number.map(|number| codecs::dtype(number, big_endian));
+    Ok((name, element, dtype))
 }
 
 fn spec(input: &mut Unstructured<'_>, element: Element, shape: Vec<u64>) -> Result<ChunkSpec> {
@@ -357,62 +384,6 @@ fn spec(input: &mut Unstructured<'_>, element: Element, shape: Vec<u64>) -> Resu
         element,
         fill,
     })
-}
-
-/// A codec chain, and whether it ends in a checksum.
-fn chain(input: &mut Unstructured<'_>, ndim: usize) -> Result<(Vec<Value>, bool)> {
-    let mut codecs = Vec::new();
-    if ndim > 1 && input.ratio(1, 4)? {
-        let mut order: Vec<usize> = (0..ndim).collect();
-        order.rotate_left(input.int_in_range(0..=ndim - 1)?);
-        codecs.push(json!({"name": "transpose", "configuration": {"order": order}}));
-    }
-    codecs.push(json!({"name": "bytes", "configuration": {"endian": endian(input)?}}));
-    let mut checked = false;
-    for _ in 0..input.int_in_range(0..=3)? {
-        let codec = stage(input)?;
-        checked = codec["name"] == "crc32c";
-        codecs.push(codec);
-    }
-    Ok((codecs, checked))
-}
-
-fn stage(input: &mut Unstructured<'_>) -> Result<Value> {
-    Ok(match input.int_in_range(0..=STAGES - 1)? {
-        0 => json!({"name": "zstd", "configuration": {"level": 1, "checksum": true}}),
-        1 => json!({"name": "zstd", "configuration": {"level": 3, "checksum": false}}),
-        2 => json!({"name": "crc32c"}),
-        3 => json!({"name": "gzip", "configuration": {"level": 1}}),
-        4 => json!({"name": "numcodecs.zlib", "configuration": {"level": 1}}),
-        5 => json!({"name": "numcodecs.bz2", "configuration": {"level": 1}}),
-        6 => json!({"name": "numcodecs.fletcher32", "configuration": {}}),
-        11 => json!({"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}),
-        12 => json!({"name": "numcodecs.lz4", "configuration": {"acceleration": 1}}),
-        7 => blosc("lz4", "shuffle"),
-        8 => blosc("zstd", "bitshuffle"),
-        9 => blosc("blosclz", "noshuffle"),
-        _ => blosc("zlib", "shuffle"),
-    })
-}
-
-fn endian(input: &mut Unstructured<'_>) -> Result<&'static str> {
-    Ok(if input.ratio(1, 8)? { "big" } else { "little" })
-}
-
-fn blosc(cname: &str, shuffle: &str) -> Value {
-    json!({"name": "blosc", "configuration": {
-        "cname": cname, "clevel": 5, "shuffle": shuffle, "typesize": 2, "blocksize": 0}})
-}
-
-fn sharding(input: &mut Unstructured<'_>, chunk: &[u64], codecs: &[Value]) -> Result<Vec<Value>> {
-    let mut index = vec![json!({"name": "bytes", "configuration": {"endian": endian(input)?}})];
-    if input.ratio(1, 2)? {
-        index.push(json!({"name": "crc32c"}));
-    }
-    let location = if input.ratio(1, 2)? { "end" } else { "start" };
-    Ok(vec![json!({"name": "sharding_indexed", "configuration": {
-        "chunk_shape": chunk, "codecs": codecs, "index_codecs": index,
-        "index_location": location}})])
 }
 
 /// Positions along an axis: a slice of any step, or a list.
