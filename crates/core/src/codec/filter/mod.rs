@@ -104,6 +104,7 @@ impl Filter {
                 let (offset, scale) = (setting("offset"), setting("scale"));
                 FixedScaleOffset::new(decoded, encoded, offset, scale).map(What::FixedScaleOffset)
             }
+            _ if decoded.kind != encoded.kind => None,
             _ => ScaleOffset::new(decoded, setting("offset"), setting("scale"))
                 .map(What::ScaleOffset),
         };
@@ -347,4 +348,32 @@ fn bit_round<T: Integer + Into<i64>>(from: From<'_>, to: To<'_>, dropped: u32) {
         0 => bits,
         _ => T::of(number::Wide::Signed(round(bits.into()))),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Half of the elements kept what had been in memory when four bytes were taken for eight.
+    #[test]
+    fn filters_that_keep_the_type_are_refused_with_another() {
+        for (name, settings) in [
+            ("scale_offset", json!({"offset": 1, "scale": 2})),
+            ("numcodecs.bitround", json!({"keepbits": 3})),
+        ] {
+            let mut settings = settings;
+            settings["dtype"] = json!("<f8");
+            let filter = |settings: &Value| {
+                let codec = json!({"name": name, "configuration": settings});
+                Filter::new(&serde_json::from_value(codec).unwrap())
+            };
+            assert!(matches!(filter(&settings), Ok(Some(_))), "{name}");
+            settings["astype"] = json!("<f4");
+            assert!(
+                matches!(filter(&settings), Err(Error::Unsupported(_))),
+                "{name}"
+            );
+        }
+    }
 }
