@@ -16,6 +16,7 @@ use zarrs::metadata_ext::codec::blosc::{
     BloscCodecConfigurationV1, BloscCompressor, BloscShuffleMode,
 };
 
+use crate::codec::stage::ZSTD_RATIO;
 use crate::error::Error;
 use crate::memory::reserve;
 
@@ -26,6 +27,8 @@ const HEADER: usize = BLOSC_MIN_HEADER_LENGTH as usize;
 const MAX_TYPESIZE: usize = BLOSC_MAX_TYPESIZE as usize;
 /// The most bytes that a container holds.
 const MAX_NBYTES: usize = BLOSC_MAX_BUFFERSIZE as usize;
+/// What a byte becomes at most: zstd's ratio is the highest.
+const RATIO: usize = ZSTD_RATIO;
 /// The largest block that c-blosc chooses by itself.
 const MAX_AUTOMATIC_BLOCK: usize = 1 << 20;
 
@@ -126,9 +129,10 @@ impl Blosc {
     }
 }
 
-/// The decoded size that `encoded` declares.
+/// The decoded size that `encoded` declares; `None` where so few bytes cannot be so many.
 pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
-    Header::of(encoded).map(|header| header.nbytes)
+    let size = Header::of(encoded)?.nbytes;
+    (size <= encoded.len().saturating_mul(RATIO)).then_some(size)
 }
 
 /// Decodes into a buffer of the decoded size.
@@ -310,6 +314,16 @@ mod tests {
                 damaged[at..at + 4].copy_from_slice(&number.to_le_bytes());
                 assert!(decode(&damaged, &mut vec![0; 1000]).is_err(), "{at}");
             }
+        }
+    }
+
+    #[test]
+    fn few_bytes_declare_no_gibibytes() {
+        assert_eq!(None, declared(&one_block(0, 1 << 31, &[0; 8])));
+        let zeros = vec![0; 32 << 20];
+        for compressor in COMPRESSORS {
+            let container = encoded(&blosc(compressor), &zeros);
+            assert_eq!(Some(zeros.len()), declared(&container), "{compressor:?}");
         }
     }
 

@@ -594,6 +594,26 @@ mod tests {
         assert_eq!([7; 8], decoded.unwrap());
     }
 
+    /// Damaged bytes were an error that told of a lack of memory, after all of it had been asked for.
+    #[test]
+    fn texts_take_no_more_memory_than_so_few_bytes_can_be() {
+        let codecs = metadata(&format!(r#"[{{"name":"vlen-bytes"}},{}]"#, STAGES[0]));
+        let chain = Chain::new(&codecs, false, &[]).unwrap();
+        let frame = |header: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd], header, &[7; 9]].concat();
+        // One declares 4 EiB, one nothing.
+        let declares = [&[0xe0][..], &(1_u64 << 62).to_le_bytes()].concat();
+        for damaged in [frame(&declares), frame(&[0, 18 << 3])] {
+            let refused = chain.decode_variable(&spec(&[4]), &damaged, OPTIONS);
+            assert!(matches!(refused, Err(Error::Decode { .. })), "{refused:?}");
+        }
+        let mut zeros = Vec::new();
+        chain
+            .encode(&spec(&[4]), &vec![0; 32 << 20], &mut zeros)
+            .unwrap();
+        let decoded = chain.decode_variable(&spec(&[4]), &zeros, OPTIONS);
+        assert_eq!(32 << 20, decoded.unwrap().len());
+    }
+
     /// What a stage may decode to doubles with each stage before it.
     #[test]
     fn a_long_chain_takes_no_more_memory_than_its_frames_declare() {

@@ -20,6 +20,8 @@ use crate::error::Error;
 use crate::memory::{append, reserve, resize, zeroed};
 
 const MORE: &str = "more bytes than a chunk can have";
+/// What a byte of zstd becomes at most: four of them are a block, which has no more than 128 KiB.
+pub(crate) const ZSTD_RATIO: usize = (128 << 10) / 4;
 /// The most room that a thread keeps for compressing.
 const KEPT_ROOM: usize = 8 << 20;
 
@@ -386,6 +388,8 @@ fn unzstd_at_most(encoded: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
     let declared = zstd::zstd_safe::get_frame_content_size(encoded);
     let declared = declared.ok().flatten();
     let declared = declared.and_then(|size| usize::try_from(size).ok());
+    // Of elements of any length nothing else says how much it may be.
+    let limit = limit.min(encoded.len().saturating_mul(ZSTD_RATIO));
     let mut decoded = Vec::new();
     let mut room = declared.unwrap_or(RATIO * encoded.len()).min(limit);
     loop {
