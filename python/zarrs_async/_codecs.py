@@ -81,8 +81,8 @@ class Step:
             return _bytes(np.frombuffer(self._of_bytes.encode(np.ascontiguousarray(array, dtype=object)), np.uint8))
         return _bytes(array.astype(self._dtype, copy=False))
 
-    def encode(self, shape: tuple[int, ...], data: bytearray) -> np.ndarray[Any, Any]:
-        """Encode one chunk of `shape`, given as its bytes."""
+    def encode(self, shape: tuple[int, ...], data: bytearray) -> np.ndarray[Any, Any] | None:
+        """Encode one chunk of `shape`, given as its bytes; None for one that a codec wants not to be stored."""
         first = self.codecs[0]
         prototype = cpu.buffer_prototype
         value: Any = (
@@ -92,8 +92,7 @@ class Step:
             for codec, spec in self._specs(shape):
                 value = _call(codec, "encode", value, spec)
                 if value is None:
-                    msg = f"codec {_name(codec)} made nothing of a chunk"
-                    raise ValueError(msg)
+                    return None
         return _bytes(value.as_numpy_array())
 
     def is_empty(self, shape: tuple[int, ...], data: bytes) -> bool:

@@ -152,15 +152,17 @@ impl ForeignCodec for PyCodec {
         shape: &[u64],
         decoded: &[u8],
         then: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let encoded = self.call("encoded", |step| {
             let py = step.py();
             // Some codecs ask for memory that may be written to.
             let arguments = (PyTuple::new(py, shape)?, PyByteArray::new(py, decoded));
             let encoded = step.call_method1("encode", arguments)?;
-            buffer::bytes(&encoded, &self.interpreter)
+            (!encoded.is_none())
+                .then(|| buffer::bytes(&encoded, &self.interpreter))
+                .transpose()
         })?;
-        then(&encoded)
+        encoded.map_or(Ok(false), |encoded| then(&encoded).map(|()| true))
     }
 
     fn is_empty(&self, shape: &[u64], decoded: &[u8]) -> Result<bool, Error> {

@@ -40,7 +40,7 @@ impl<'a> Values<'a> {
 }
 
 /// Appends the object that holds `existing` with the selected elements replaced to `into`; appends
-/// nothing and says so where it shall not be stored because all of it equals the fill value.
+/// nothing and says `false` where it shall not be stored: all of it equals the fill value, or a foreign codec says so.
 ///
 /// `existing` is the stored object, `None` where there is none or none of it is to survive.
 pub(crate) fn update(
@@ -63,12 +63,13 @@ pub(crate) fn update(
     }
 }
 
-/// Appends an object that decodes to fill values: an encoded chunk, or a shard without subchunks.
+/// Appends an object that decodes to fill values: an encoded chunk, or a shard without subchunks; `false` and nothing
+/// where a foreign codec stores none.
 pub(crate) fn encode_empty(
     layout: &Layout,
     spec: &ChunkSpec,
     into: &mut Vec<u8>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     match layout {
         Layout::Chunk(chain) if spec.element.kind.is_variable() => {
             texts::encode_empty(chain, spec, into)
@@ -85,7 +86,8 @@ pub(crate) fn encode_empty(
             let subchunks = sharding.grid(spec).iter().product::<u64>();
             let count = usize::try_from(subchunks)
                 .map_err(|_| Error::invalid("the shard has too many subchunks"))?;
-            ShardIndex::absent(count)?.encode(sharding, into)
+            ShardIndex::absent(count)?.encode(sharding, into)?;
+            Ok(true)
         }
     }
 }
@@ -108,7 +110,7 @@ fn update_chunk(
             return Ok(false);
         }
         work.stats.chunks_encoded.add(1);
-        chain.encode(spec, decoded, into).map(|()| true)
+        chain.encode(spec, decoded, into)
     };
     // A foreign codec may wait, and must not keep a buffer that is being closed.
     if !chain.is_foreign()

@@ -147,7 +147,7 @@ pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) -> Result<(), Error> {
 }
 
 /// Appends the chunk that holds `existing` with the selected elements replaced to `into`; appends nothing and
-/// says so where it shall not be stored, because all of it equals the fill value.
+/// says `false` where it shall not be stored: all of it equals the fill value, or a foreign codec says so.
 pub(crate) fn update(
     chain: &Chain,
     spec: &ChunkSpec,
@@ -177,16 +177,15 @@ pub(crate) fn update(
         return Ok(false);
     }
     values.work.stats.chunks_encoded.add(1);
-    chain.encode(spec, &texts.encode(spec)?, into)?;
-    Ok(true)
+    chain.encode(spec, &texts.encode(spec)?, into)
 }
 
-/// Appends a chunk of fill values.
+/// Appends a chunk of fill values; `false` and nothing where a foreign codec stores none.
 pub(crate) fn encode_empty(
     chain: &Chain,
     spec: &ChunkSpec,
     into: &mut Vec<u8>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let texts = Texts::filled(spec, &spec.fill)?;
     chain.encode(spec, &texts.encode(spec)?, into)
 }

@@ -331,7 +331,8 @@ impl Chain {
         }
     }
 
-    /// Encodes one chunk that is laid out as [`Chain::strides`] says, to the end of `into`.
+    /// Encodes one chunk that is laid out as [`Chain::strides`] says, to the end of `into`; appends nothing and says
+    /// `false` where a foreign codec wants it not to be stored.
     ///
     /// # Errors
     /// [`Error::Encode`] when a codec refuses, [`Error::Memory`] when there is no memory for it.
@@ -340,7 +341,7 @@ impl Chain {
         spec: &ChunkSpec,
         decoded: &[u8],
         into: &mut Vec<u8>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut elements = Cow::Borrowed(decoded);
         for (filter, size) in self.filters.iter().zip(self.filtered(decoded.len())) {
             let mut filtered = zeroed(size)?;
@@ -349,11 +350,13 @@ impl Chain {
         }
         let mut bytes = self.filtered_element(spec).swapped(&elements, self.swap)?;
         let Some((last, stages)) = self.stages.split_last() else {
-            return append(into, &bytes);
+            return append(into, &bytes).map(|()| true);
         };
         for stage in stages {
             let mut encoded = Vec::new();
-            stage.encode(&bytes, &spec.shape, &mut encoded)?;
+            if !stage.encode(&bytes, &spec.shape, &mut encoded)? {
+                return Ok(false);
+            }
             bytes = Cow::Owned(encoded);
         }
         last.encode(&bytes, &spec.shape, into)

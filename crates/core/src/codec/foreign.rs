@@ -23,7 +23,8 @@ pub trait ForeignCodec: Debug + Send + Sync {
         then: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error>;
 
-    /// Hands the encoded bytes to `then`; `decoded` is what [`ForeignCodec::decode`] gives.
+    /// Hands the encoded bytes to `then`; `decoded` is what [`ForeignCodec::decode`] gives. Says `false` and
+    /// hands over nothing where the chunk shall not be stored.
     ///
     /// # Errors
     /// [`Error::Foreign`] with what the codec raised, or what `then` gives.
@@ -32,7 +33,7 @@ pub trait ForeignCodec: Debug + Send + Sync {
         shape: &[u64],
         decoded: &[u8],
         then: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error>;
+    ) -> Result<bool, Error>;
 
     /// Whether all elements of a chunk equal the fill value, for elements of
     /// [`Kind::Foreign`](crate::Kind::Foreign).

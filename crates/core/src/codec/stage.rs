@@ -223,15 +223,19 @@ impl Stage {
         }
     }
 
-    /// Encodes to the end of `into`.
+    /// Encodes to the end of `into`; appends nothing and says `false` where a foreign codec wants the chunk not
+    /// to be stored.
     pub(crate) fn encode(
         &self,
         decoded: &[u8],
         shape: &[u64],
         into: &mut Vec<u8>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let refused = |error: std::io::Error| Error::encode(self.name(), error);
-        match self {
+        let encoded = match self {
+            Self::Foreign(codec) => {
+                return codec.encode(shape, decoded, &mut |bytes| append(into, bytes));
+            }
             Self::Zstd { level, checksum } => enzstd(decoded, *level, *checksum, into),
             Self::Gzip(level) => {
                 let mut encoder = flate2::write::GzEncoder::new(into, *level);
@@ -260,8 +264,8 @@ impl Stage {
             }
             Self::Lz4(acceleration) => lz4::encode(decoded, *acceleration, into),
             Self::Checksum(sum) => sum.add(decoded, into),
-            Self::Foreign(codec) => codec.encode(shape, decoded, &mut |bytes| append(into, bytes)),
-        }
+        };
+        encoded.map(|()| true)
     }
 
     /// The codec, where it is foreign.

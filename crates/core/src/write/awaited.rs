@@ -134,7 +134,7 @@ impl Writer {
         if after.is_none() && existing.is_some() && condition != Condition::None {
             // There is no conditional delete: an unconditional one could remove what another process has
             // just written. An object of fill values in its place cannot.
-            after = Some(self.encode_empty(index).await?);
+            after = self.encode_empty(index).await?;
         }
         if after.is_none() && existing.is_none() && !self.is_whole(item) {
             return Ok(Attempt::Done);
@@ -166,7 +166,7 @@ impl Writer {
         }
     }
 
-    /// The new object on the CPU pool; `None` where all of it equals the fill value and is not stored.
+    /// The new object on the CPU pool; `None` where it is not stored.
     async fn encode(
         self: &Arc<Self>,
         index: usize,
@@ -181,12 +181,12 @@ impl Writer {
         .await
     }
 
-    /// An object of fill values, for where one cannot be deleted.
-    async fn encode_empty(self: &Arc<Self>, index: usize) -> Result<Vec<u8>, Error> {
+    /// An object of fill values, for where one cannot be deleted; `None` where its codecs store none.
+    async fn encode_empty(self: &Arc<Self>, index: usize) -> Result<Option<Vec<u8>>, Error> {
         self.on_pool(index, |writer, item| {
             let mut empty = Vec::new();
-            encode_empty(&writer.batch.array.layout, &item.spec.chunk, &mut empty)?;
-            Ok(empty)
+            let stored = encode_empty(&writer.batch.array.layout, &item.spec.chunk, &mut empty)?;
+            Ok(stored.then_some(empty))
         })
         .await
     }
