@@ -71,6 +71,15 @@ test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k
 test-oldest: ## pytest on the oldest Python, with the newest zarr for it
 	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python PYTHON="$$python"
 
+# Their paths are those of the source distribution, which is downloaded.
+.PHONY: test-zarr
+test-zarr: $(VENV)/.develop $(VENV)/.test ## zarr's own tests with our pipeline; make test-zarr ARGS=tests/test_indexing.py or ARGS=--quick
+	$(BIN)/python tests/zarr_suite.py $(ARGS)
+
+.PHONY: test-numcodecs
+test-numcodecs: $(VENV)/.develop $(VENV)/.test ## the chunks that numcodecs' own tests keep, read by our pipeline
+	$(BIN)/python -m pytest tests/numcodecs_fixtures.py $(ARGS)
+
 .PHONY: support
 support: $(VENV)/.develop $(VENV)/.test ## the table of codecs in docs/reference/support.md, from a run
 	$(BIN)/python tests/support_table.py
