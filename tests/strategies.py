@@ -30,6 +30,8 @@ STORES = ("memory", "local", "obstore-local", "obstore-memory")
 INTEGERS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 FLOATS = ("f2", "f4", "f8")
 COMPLEX = ("c8", "c16")
+RECTILINEAR = hasattr(zarr.core.metadata.v3, "RectilinearChunkGridMetadata")
+"""Whether zarr has chunks of lengths that vary."""
 OPAQUE = ("M8[s]", "M8[10ns]", "m8[us]", "S3", "U2", "V5")
 
 
@@ -57,6 +59,8 @@ class ArrayCase:
         Whether chunks that hold the fill value only are stored.
     separator : str
         Between the coordinates in a chunk's key.
+    edges : tuple[tuple[int, ...], ...]
+        Lengths of the chunks along each axis, where those vary; the last one may reach past the end.
     """
 
     shape: tuple[int, ...]
@@ -68,6 +72,7 @@ class ArrayCase:
     order: str = "C"
     write_empty_chunks: bool = False
     separator: str = "/"
+    edges: tuple[tuple[int, ...], ...] = ()
 
     def without_shards(self) -> ArrayCase:
         """Make each shard one chunk."""
@@ -82,10 +87,12 @@ class ArrayCase:
         order: Any = self.order
         if self.zarr_format == 3:
             config["order"], order = order, None
-        return zarr.create_array(
+        chunks: Any = self.edges or self.chunks
+        array = zarr.create_array(
             store,
-            shape=self.shape,
-            chunks=self.chunks,
+            # zarr makes arrays that end with a chunk; they may be shrunk.
+            shape=tuple(map(sum, self.edges)) or self.shape,
+            chunks=chunks,
             dtype=self.dtype,
             fill_value=self.fill,
             zarr_format=self.zarr_format,  # type: ignore[arg-type]
@@ -94,6 +101,15 @@ class ArrayCase:
             config=config,
             **self.codecs,
         )
+        if array.shape != self.shape:
+            array.resize(self.shape)
+        return array
+
+    def counts(self) -> tuple[int, ...]:
+        """Give the number of chunks along each axis."""
+        if self.edges:
+            return tuple(map(len, self.edges))
+        return tuple(-(-length // chunk) for length, chunk in zip(self.shape, self.chunks, strict=True))
 
 
 @dataclass(frozen=True)
@@ -287,6 +303,22 @@ def _v2_compressors(itemsize: int) -> st.SearchStrategy[Any]:
 
 
 @st.composite
+def _rectilinear(
+    draw: st.DrawFn, shape: tuple[int, ...], serializer: Any
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Draw chunks of lengths that vary, which hold whole subchunks, and the shape of an array of about `shape`."""
+    units = serializer.chunk_shape if isinstance(serializer, ShardingCodec) else (1,) * len(shape)
+    lengths, edges = [], []
+    for length, unit in zip(shape, units, strict=True):
+        drawn: list[int] = []
+        while sum(drawn) < length:
+            drawn.append(unit * draw(st.integers(1, 5)))
+        edges.append(tuple(drawn))
+        lengths.append(draw(st.integers(sum(drawn[:-1]) + 1, sum(drawn))))
+    return tuple(lengths), tuple(edges)
+
+
+@st.composite
 def array_cases(draw: st.DrawFn) -> ArrayCase:
     """Draw how an array is made."""
     zarr_format = draw(st.sampled_from((3, 3, 2)))
@@ -300,7 +332,11 @@ def array_cases(draw: st.DrawFn) -> ArrayCase:
         chunks, codecs = draw(_v3_codecs(np.dtype(dtype), chunks))
     else:
         codecs = {"filters": None, "compressors": draw(_v2_compressors(np.dtype(dtype).itemsize))}
+    edges: tuple[tuple[int, ...], ...] = ()
+    if RECTILINEAR and zarr_format == 3 and rank and 0 not in shape and draw(st.integers(0, 3)) == 0:
+        shape, edges = draw(_rectilinear(shape, codecs["serializer"]))
     return ArrayCase(
+        edges=edges,
         shape=shape,
         chunks=chunks,
         dtype=dtype,
@@ -374,8 +410,7 @@ def _masks(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
 @st.composite
 def _blocks(draw: st.DrawFn, case: ArrayCase) -> Any:
     items: list[Any] = []
-    for length, chunk in zip(case.shape, case.chunks, strict=True):
-        count = -(-length // chunk)
+    for count in case.counts():
         start = draw(st.integers(0, count - 1))
         items.append(draw(st.sampled_from((start, start - count, slice(start, None), slice(start, start + 1)))))
     return tuple(items)

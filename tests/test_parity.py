@@ -26,6 +26,12 @@ pytestmark = [
 relaxed = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
+@pytest.fixture(autouse=True)
+def _rectilinear() -> None:
+    """Have zarr take chunks of lengths that vary."""
+    zarr.config.set({"array.rectilinear_chunks": True})
+
+
 def reopened(store: Store, pipeline: str, case: ArrayCase) -> Any:
     """Open the array that is in the store, with one of the pipelines."""
     config: Any = {"write_empty_chunks": case.write_empty_chunks}

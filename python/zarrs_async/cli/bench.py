@@ -146,7 +146,7 @@ def _reads(array: zarr.AsyncArray[Any], nbytes: int) -> dict[str, tuple[Read, in
     """Give the kinds of reads, each with the decoded bytes that it brings."""
     itemsize = array.dtype.itemsize
     region = _region(array, nbytes // itemsize)
-    corner = tuple(min(chunk, length) for chunk, length in zip(array.chunks, region, strict=True))
+    corner = tuple(min(chunk, length) for chunk, length in zip(_chunks(array)[0], region, strict=True))
     random = np.random.default_rng(_SEED)
     count = max(1, min(_BOXES, prod(region) // prod(corner)))
     boxes = [
@@ -178,9 +178,19 @@ def _reads(array: zarr.AsyncArray[Any], nbytes: int) -> dict[str, tuple[Read, in
     }
 
 
+def _chunks(array: zarr.AsyncArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the shapes of what is decoded and of what is stored as one; along each axis the longest where they vary."""
+    try:
+        return array.chunks, array.shards or array.chunks
+    except NotImplementedError:
+        sizes: Any = array  # not in each version of zarr
+        decoded, stored = (tuple(map(max, axes)) for axes in (sizes.read_chunk_sizes, sizes.write_chunk_sizes))
+        return decoded, stored
+
+
 def _region(array: zarr.AsyncArray[Any], elements: int) -> tuple[int, ...]:
     """Give the shape of a region at the origin, of whole chunks along each axis, and of so many elements at most."""
-    region = [min(size, length) for size, length in zip(array.shards or array.chunks, array.shape, strict=True)]
+    region = [min(size, length) for size, length in zip(_chunks(array)[1], array.shape, strict=True)]
     grain = tuple(region)
     grown = True
     while grown:
