@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,10 +80,10 @@ def _cancel(task: asyncio.Task[None]) -> None:
 async def _call(store: Store, operation: str, key: str, argument: Any, reply: Reply) -> None:  # noqa: ANN401  # bytes, a range, or nothing
     try:
         if operation == "get":
-            value = await store.get(key, default_buffer_prototype(), _byte_request(argument))
+            value = await store.get(key, cpu.buffer_prototype, _byte_request(argument))
             reply.done(None if value is None else value.as_numpy_array())
         elif operation == "put":
-            await store.set(key, default_buffer_prototype().buffer.from_bytes(argument))
+            await store.set(key, cpu.Buffer.from_bytes(argument))
             reply.done(None)
         else:
             await store.delete(key)
