@@ -37,6 +37,27 @@ def no_fallback() -> Iterator[None]:
     assert after["fallback_batches"] == before["fallback_batches"], after["fallback_causes"]
 
 
+def way(array: Any) -> str:
+    """Say which way an array's batches go: ``native``, by ``python`` codecs within the engine, or ``fallback``."""
+    import zarrs_async  # noqa: PLC0415  # as above
+
+    explained = zarrs_async.explain(array)
+    if explained.fallback is not None:
+        return "fallback"
+    return "python" if explained.python_codecs else "native"
+
+
+@contextmanager
+def goes(expected: str) -> Iterator[None]:
+    """Fail if a batch fell back, or if codecs were called in Python though all was to be native."""
+    import zarrs_async  # noqa: PLC0415  # as above
+
+    before = zarrs_async.stats()["python_codec_calls"]
+    with no_fallback():
+        yield
+    assert expected == "python" or zarrs_async.stats()["python_codec_calls"] == before
+
+
 def created(store: Store, pipeline: str, **arguments: Any) -> Any:
     """Make an array with one of the pipelines; of any type, because zarr takes more selections than it types."""
     with zarr.config.set({"codec_pipeline.path": pipeline}):

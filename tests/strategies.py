@@ -18,6 +18,7 @@ import obstore.store
 import zarr
 from hypothesis import strategies as st
 from oracle import DEFAULT_WRITES_SHARDS
+from zarr.abc.codec import ArrayBytesCodec
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
@@ -33,6 +34,10 @@ COMPLEX = ("c8", "c16")
 RECTILINEAR = hasattr(zarr.core.metadata.v3, "RectilinearChunkGridMetadata")
 """Whether zarr has chunks of lengths that vary."""
 OPAQUE = ("M8[s]", "M8[10ns]", "m8[us]", "S3", "U2", "V5")
+
+
+class UnknownCodec(Crc32cCodec):
+    """A codec that the engine does not take for zarr's own; what is opened anew has zarr's."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,15 @@ class ArrayCase:
         if array.shape != self.shape:
             array.resize(self.shape)
         return array
+
+    def way(self) -> str:
+        """Say which way batches of the array go that is made; all others are native."""
+        codecs = [*(self.codecs["compressors"] or [])] if self.zarr_format == 3 else []
+        serializer = self.codecs.get("serializer")
+        while isinstance(serializer, ShardingCodec):
+            codecs += serializer.codecs
+            serializer = next(codec for codec in serializer.codecs if isinstance(codec, ArrayBytesCodec))
+        return "python" if any(isinstance(codec, UnknownCodec) for codec in codecs) else "native"
 
     def counts(self) -> tuple[int, ...]:
         """Give the number of chunks along each axis."""
@@ -242,6 +256,7 @@ def _compressors(draw: st.DrawFn, itemsize: int) -> list[Any]:
             shuffle=st.sampled_from(("noshuffle", "shuffle", "bitshuffle")),
         ),
         st.builds(Crc32cCodec),
+        st.builds(UnknownCodec),
     )
     return draw(st.lists(one, max_size=2))
 

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from oracle import DEFAULT, DEFAULT_WRITES_SHARDS, OURS, assert_same_bits, keys, no_fallback, opened
+from oracle import DEFAULT, DEFAULT_WRITES_SHARDS, OURS, assert_same_bits, goes, keys, no_fallback, opened, way
 from strategies import FLOATS, STORES, ArrayCase, Pick, array_cases, made_store, picks, random_values, values
 from zarr.storage import MemoryStore
 
@@ -59,8 +59,9 @@ def written_by_default(case: ArrayCase) -> ArrayCase:
 @relaxed
 @given(st.data(), array_cases(), st.sampled_from(STORES))
 def test_writes_store_what_the_default_stores(data: st.DataObject, case: ArrayCase, kind: str) -> None:
-    with made_store(kind) as store, no_fallback():
+    with made_store(kind) as store, goes(case.way()):
         ours, default = twins(case, store)
+        assert way(ours) == case.way()
         for _ in range(data.draw(st.integers(1, 3))):
             pick = data.draw(picks(case, unique=True))
             value = data.draw(values(case, pick.read(default).shape))
@@ -76,13 +77,14 @@ def test_writes_store_what_the_default_stores(data: st.DataObject, case: ArrayCa
 @relaxed
 @given(st.data(), array_cases(), st.sampled_from(STORES))
 def test_reads_are_what_the_default_reads(data: st.DataObject, case: ArrayCase, kind: str) -> None:
-    with made_store(kind) as store, no_fallback():
+    with made_store(kind) as store, goes("native"):
         default = made(written_by_default(case), MemoryStore(), DEFAULT)
         if 0 not in case.shape:
             pick = data.draw(picks(case, unique=True))
             pick.write(default, data.draw(values(case, pick.read(default).shape)))
         made(case, store, DEFAULT)[...] = default[...]
         ours = reopened(store, OURS, case)
+        assert way(ours) == "native"
         default = reopened(store, DEFAULT, case)
         assert_same_bits(ours[...], default[...])
         for _ in range(data.draw(st.integers(1, 3))):
