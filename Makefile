@@ -32,6 +32,10 @@ help: ## list the commands
 demo: $(VENV)/.develop $(VENV)/.demo ## write and read a brain volume from disk and over HTTP, and draw it
 	PYTHONPATH=tests $(BIN)/python examples/demo.py $(ARGS)
 
+.PHONY: example-tiles
+example-tiles: $(VENV)/.develop $(VENV)/.test ## a tile server over an S3 server; make example-tiles ARGS='--port 8080'
+	$(BIN)/python examples/tile_server $(ARGS)
+
 .PHONY: test
 test: test-core test-loom test-cloud test-python ## all tests, on the newest Python found
 
@@ -66,6 +70,10 @@ fuzz: cargo ## fuzz targets, an hour each; make fuzz ARGS='--seconds 60 decode'
 test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k cancel'
 	@$(BIN)/python -c 'import platform, zarr; print("Python", platform.python_version(), "with zarr", zarr.__version__)'
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+.PHONY: test-browser
+test-browser: $(VENV)/.develop $(VENV)/.test $(VENV)/.browser ## the page of the tile server in a Chromium of the system's
+	ZARRS_ASYNC_TEST_BROWSER=1 $(BIN)/python -m pytest tests/test_tile_page.py $(ARGS)
 
 .PHONY: test-oldest
 test-oldest: ## pytest on the oldest Python, with the newest zarr for it
@@ -144,6 +152,7 @@ lock: $(VENV)/.lint ## renew requirements/*.txt from pyproject.toml
 	$(call compile,bench,-c requirements/test.txt)
 	$(call compile,docs,-c requirements/test.txt)
 	$(call compile,wheel,-c requirements/test.txt)
+	$(call compile,browser,-c requirements/test.txt)
 
 compile = $(BIN)/uv pip compile pyproject.toml --group $(1) $(2) --output-file requirements/$(1).txt --quiet --upgrade \
 	--universal --python-version 3.11 --generate-hashes --no-header --no-annotate

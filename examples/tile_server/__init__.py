@@ -1,0 +1,1 @@
+"""A tile server: map tiles and time series of a sharded array in a bucket."""
