@@ -1,0 +1,1 @@
+"""A training loop over random mini-batches of a sharded array, with PyTorch or without."""
