@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import numpy as np
 import zarr
+import zarr.core.codec_pipeline
 from zarr.storage import LocalStore, ObjectStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,8 +31,9 @@ from support.servers import RangeServer, S3Server  # noqa: E402
 PIPELINES = {
     "zarrs-async": "zarrs_async.ZarrsAsyncCodecPipeline",
     "zarr Batched": "zarr.core.codec_pipeline.BatchedCodecPipeline",
-    "zarr Fused": "zarr.core.codec_pipeline.FusedCodecPipeline",
 }
+if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):  # of newer versions of zarr
+    PIPELINES["zarr Fused"] = "zarr.core.codec_pipeline.FusedCodecPipeline"
 SEED = 3
 
 
