@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata is current
 @pytest.fixture
 def url(range_server: RangeServer) -> str:
     """Write the data set with zarr's default pipeline and serve it."""
-    write(weather(30, 24), range_server.root / "weather.zarr")
+    write(weather(30, 25), range_server.root / "weather.zarr")
     return f"{range_server.url}/weather.zarr"
 
 
@@ -38,7 +38,7 @@ async def test_all_variables_are_those_that_zarr_reads(native: ModuleType, url: 
     xarray.testing.assert_identical(loaded, expected)
     assert loaded["sst"].isnull().any()
     assert loaded["sst"].notnull().any()
-    xarray.testing.assert_allclose(loaded, region(weather(30, 24)), atol=3)
+    xarray.testing.assert_allclose(loaded, region(weather(30, 25)), atol=3)
 
 
 async def test_all_variables_are_asked_for_before_one_is_answered(
@@ -57,7 +57,7 @@ async def test_all_variables_are_asked_for_before_one_is_answered(
 
 
 def test_the_program_prints_a_row_for_each_pipeline() -> None:
-    command = [sys.executable, str(ROOT / "examples/xarray_async"), "--lats", "24", "--hours", "24", "--rounds", "1"]
+    command = [sys.executable, str(ROOT / "examples/xarray_async"), "--lats", "25", "--hours", "24", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)  # noqa: S603 - our own
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| zarr")]

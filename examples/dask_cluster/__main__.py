@@ -116,8 +116,9 @@ def main() -> None:
         write_source(directory / "source.zarr", tuple(arguments.shape))
         nbytes = 2 * int(np.prod(arguments.shape))
         print(f"{nbytes / 2**20:.0f} MiB of int16; each worker may have {arguments.memory_limit}", file=sys.stderr)
-        rows = [run(nb_workers, arguments, directory) for nb_workers in arguments.workers]
-    print("| workers | seconds | batches | most memory of a worker, MiB |\n|---|---|---|---|", *rows, sep="\n")
+        print("| workers | seconds | batches | most memory of a worker, MiB |\n|---|---|---|---|", flush=True)
+        for nb_workers in arguments.workers:
+            print(run(nb_workers, arguments, directory), flush=True)
 
 
 if __name__ == "__main__":

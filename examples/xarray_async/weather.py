@@ -60,9 +60,10 @@ def weather(nb_hours: int, nb_lats: int) -> xarray.Dataset:
 
 def write(dataset: xarray.Dataset, path: Path) -> None:
     """Write it as a web server needs it: metadata in one place, numbers packed into 16 bits, and shards by day."""
-    nb_hours, nb_lats, nb_lons = dataset["t2m"].shape
-    shards = (min(24, nb_hours), nb_lats, nb_lons)
-    chunks = (min(6, shards[0]), *(size // 4 for size in shards[1:]))
+    _, nb_lats, nb_lons = dataset["t2m"].shape
+    chunks = (6, -(-nb_lats // 4), -(-nb_lons // 4))
+    # A shard holds whole subchunks, also where the grid ends before the last of them does.
+    shards = tuple(4 * size for size in chunks)
     packed = {
         name: {
             "dtype": "i2",
