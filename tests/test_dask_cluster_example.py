@@ -36,4 +36,4 @@ def test_a_cluster_writes_all_though_a_worker_is_killed(tmp_path: Path) -> None:
     assert source.shape == SHAPE
     assert source.std() > 0
     np.testing.assert_array_equal(mean, source.mean(axis=0))
-    np.testing.assert_array_equal(differences, (source - mean).astype("f4"))
+    np.testing.assert_array_equal(differences, source.astype("f4") - mean.astype("f4"))

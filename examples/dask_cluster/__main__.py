@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -56,7 +55,7 @@ def reduce_and_write(client: Client, source: Path, target: Path, *, kill: bool) 
     mean = da.from_zarr(str(target / "mean"))  # type: ignore[no-untyped-call]
     written: Any = group.create_array("differences", shape=values.shape, dtype="f4", chunks=SUBCHUNK, shards=SHARD)
     # A task writes one whole shard, so no two write to the same, and nobody has to wait for a lock.
-    differences = (values - mean).astype("f4")
+    differences = values.astype("f4") - mean.astype("f4")
     stored = da.store(differences, written, lock=False, compute=False)
     writing = client.compute(stored)  # type: ignore[no-untyped-call]
     if kill:
@@ -70,8 +69,14 @@ def reduce_and_write(client: Client, source: Path, target: Path, *, kill: bool) 
 
 
 def memory() -> int:
-    """Return the most bytes that this process has had in memory."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the most bytes that this process has had in memory, as Linux counts them.
+
+    Notes
+    -----
+    ``getrusage`` would count what the parent had when it started this process, too.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def run(nb_workers: int, arguments: argparse.Namespace, directory: Path) -> str:
@@ -79,7 +84,7 @@ def run(nb_workers: int, arguments: argparse.Namespace, directory: Path) -> str:
     source, target = directory / "source.zarr", directory / "target.zarr"
     limit = parse_bytes(arguments.memory_limit)
     cluster: Any = LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=nb_workers, threads_per_worker=1, memory_limit=limit, dashboard_address=None
+        n_workers=nb_workers, threads_per_worker=1, memory_limit=limit, dashboard_address="127.0.0.1:0"
     )
     with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
         zarrs_async.distributed.use(
@@ -105,7 +110,7 @@ def main() -> None:
     """Write the source and run with each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[2], help="processes; several numbers in turn")
-    parser.add_argument("--memory-limit", default="448MiB", help="of each worker")
+    parser.add_argument("--memory-limit", default="512MiB", help="of each worker")
     parser.add_argument("--shape", type=int, nargs=3, default=(200, 1536, 1024), help="of the array, two bytes each")
     parser.add_argument("--directory", type=Path, help="where the arrays go and stay; by default they are temporary")
     parser.add_argument("--kill", action="store_true", help="kill a worker while it writes")
