@@ -135,13 +135,24 @@ docs: $(VENV)/.docs ## the documentation as a site, in site/; a broken link is a
 develop: $(VENV)/.develop $(VENV)/.test $(VENV)/.lint ## an editable installation, with the tools, in .venv/<version>
 	@echo "$(BIN)/python"
 
+# The other profile, release, shares its build with everything else here, so that a check of it is quick; its wheels are
+# larger, and kept apart.
+PROFILE := dist
+WHEELS := $(if $(filter dist,$(PROFILE)),dist,dist/$(PROFILE))
+
 .PHONY: wheel
 wheel: cargo $(VENV)/.build ## an optimised wheel for Python 3.11 and later, in dist/
-	$(MATURIN) build --locked --profile dist --out dist
+	$(MATURIN) build --locked --profile $(PROFILE) --out $(WHEELS)
 
 .PHONY: check-wheel
-check-wheel: wheel $(VENV)/.wheel ## build a wheel, check it, and use it on each Python found (the first build: 10 minutes of CPU)
-	$(BIN)/python .ci/check-wheel "$$(ls -t dist/*.whl | head -1)"
+check-wheel: wheel $(VENV)/.wheel ## build a wheel, check it, use and test it on each Python found; PROFILE=release in minutes
+	$(BIN)/python .ci/check-wheel "$$(ls -t $(WHEELS)/*.whl | head -1)"
+
+.PHONY: check-sdist
+check-sdist: cargo $(VENV)/.build ## make a source distribution; see that it has all that a build needs
+	rm -rf dist/sdist
+	$(MATURIN) sdist --out dist/sdist
+	$(or $(PYTHON),python3) .ci/check-sdist dist/sdist/*.tar.gz
 
 .PHONY: lock
 lock: $(VENV)/.lint ## renew requirements/*.txt from pyproject.toml
