@@ -7,6 +7,8 @@
 //! reads `CHUNKS` objects of `BYTES` bytes, `URL/c/0` and so on, five times, with as many threads of the runtime
 //! and of the pool. Prints the CPU time of the process, and how much of it was spent in polls of the batch.
 
+#![expect(clippy::print_stdout, reason = "a program for the terminal")]
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,7 +34,7 @@ impl<F: Future> Future for Timed<F> {
         let before = clock(ClockId::ThreadCPUTime);
         let polled = self.inner.as_mut().poll(context);
         self.polls += 1;
-        self.spent += clock(ClockId::ThreadCPUTime) - before;
+        self.spent += clock(ClockId::ThreadCPUTime).saturating_sub(before);
         polled.map(|output| (output, self.polls, self.spent))
     }
 }
@@ -80,7 +82,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             spent: Duration::ZERO,
         };
         let (outcome, polls, spent) = runtime.block_on(runtime.spawn(timed))?;
-        let used = clock(ClockId::ProcessCPUTime) - used;
+        let used = clock(ClockId::ProcessCPUTime).saturating_sub(used);
         let missing = outcome.map_err(|failed| failed.error)?;
         println!(
             "{:?}, {used:?} of CPU, {spent:?} in {polls} polls of the batch: {:.0} %; {} missing",
