@@ -17,6 +17,7 @@ from benchmarks.pictures import pictures
 from benchmarks.report import heading, machine, write_json
 from benchmarks.runner import Fleet, run
 from benchmarks.scenarios.cancel import cancel
+from benchmarks.scenarios.codecs import codecs
 from benchmarks.scenarios.fairness import fairness
 from benchmarks.scenarios.local import local
 from benchmarks.scenarios.loop import loop
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SCENARIOS: dict[str, Scenario] = {
     "local": local,
+    "codecs": codecs,
     "remote": remote,
     "s3": s3,
     "loop": loop,

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
 _BASE = 1_000
@@ -23,6 +25,9 @@ _AMPLITUDE = 20
 _NOISE = 8
 _SLAB_BYTES = 256 << 20
 FILL_VALUE = 7
+
+Codec = tuple[str, "Mapping[str, Any]"]
+"""A codec's name and configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Dataset:
         How many equal arrays there are.
     stored
         Whether there are chunks; otherwise only metadata, and the fill value.
+    filters, compressors
+        Codecs as in the metadata of Zarr v3, by name and configuration; zstd at level 1 where there are none.
     """
 
     name: str
@@ -47,6 +54,8 @@ class Dataset:
     shards: tuple[int, ...] | None = None
     copies: int = 1
     stored: bool = True
+    filters: tuple[Codec, ...] = ()
+    compressors: tuple[Codec, ...] = (("zstd", {"level": 1, "checksum": False}),)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -72,7 +81,6 @@ class Dataset:
 
     def _write(self, path: Path, values: npt.NDArray[Any]) -> None:
         import zarr  # noqa: PLC0415 - heavy, and needed only where data is made
-        from zarr.codecs import ZstdCodec  # noqa: PLC0415
 
         unfinished = path.with_name(f"{path.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -82,7 +90,8 @@ class Dataset:
             chunks=self.chunks,
             shards=self.shards,
             dtype="uint16",
-            compressors=ZstdCodec(level=1),
+            filters=[{"name": name, "configuration": dict(options)} for name, options in self.filters],
+            compressors=[{"name": name, "configuration": dict(options)} for name, options in self.compressors],
             fill_value=FILL_VALUE,
         )
         if self.stored:

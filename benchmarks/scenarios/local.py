@@ -69,23 +69,44 @@ def _reads(plan: Plan, layout: str, dataset: Dataset) -> Iterator[Case]:
 
 def _writes(plan: Plan, layout: str, dataset: Dataset) -> Iterator[Case]:
     """Yield writes, each contender's to an array of its own."""
-    source = Path(plan.data, dataset.paths[0])
-    box = _middle(dataset.shape[0])
-    for name, selection, increment, before in (
-        ("whole write", WHOLE, 0, _empty),
-        ("64³ overwrite", box, 1, _full),
-    ):
-        scratch = Path(plan.data, "scratch", f"{dataset.name}-{increment}")
-        write = Operation(
-            "write",
-            Place("local", str(scratch)),
-            ("the contender's",),
-            dataset.reference(plan.data),
-            (selection,),
-            increment=increment,
-        )
-        yield Case("local", layout, name, partial(_own, write), before=partial(before, source, scratch))
-        shutil.rmtree(scratch)
+    yield from whole_write("local", layout, dataset, plan)
+    scratch = _scratch(dataset, plan, 1)
+    yield Case(
+        "local",
+        layout,
+        "64³ overwrite",
+        partial(_own, _write(dataset, plan, scratch, _middle(dataset.shape[0]), 1)),
+        before=partial(_full, Path(plan.data, dataset.paths[0]), scratch),
+    )
+    shutil.rmtree(scratch)
+
+
+def whole_write(scenario: str, layout: str, dataset: Dataset, plan: Plan) -> Iterator[Case]:
+    """Yield a write of the whole array, whose files are new each time."""
+    scratch = _scratch(dataset, plan, 0)
+    yield Case(
+        scenario,
+        layout,
+        "whole write",
+        partial(_own, _write(dataset, plan, scratch, WHOLE, 0)),
+        before=partial(_empty, Path(plan.data, dataset.paths[0]), scratch),
+    )
+    shutil.rmtree(scratch)
+
+
+def _scratch(dataset: Dataset, plan: Plan, increment: int) -> Path:
+    return Path(plan.data, "scratch", f"{dataset.name}-{increment}")
+
+
+def _write(dataset: Dataset, plan: Plan, scratch: Path, selection: Selection, increment: int) -> Operation:
+    return Operation(
+        "write",
+        Place("local", str(scratch)),
+        ("the contender's",),
+        dataset.reference(plan.data),
+        (selection,),
+        increment=increment,
+    )
 
 
 def _own(write: Operation, contender: str, _sample: int) -> Operation:
