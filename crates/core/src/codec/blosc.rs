@@ -27,8 +27,6 @@ const HEADER: usize = BLOSC_MIN_HEADER_LENGTH as usize;
 const MAX_TYPESIZE: usize = BLOSC_MAX_TYPESIZE as usize;
 /// The most bytes that a container holds.
 const MAX_NBYTES: usize = BLOSC_MAX_BUFFERSIZE as usize;
-/// What a byte becomes at most: zstd's ratio is the highest.
-const RATIO: usize = ZSTD_RATIO;
 /// The largest block that c-blosc chooses by itself.
 const MAX_AUTOMATIC_BLOCK: usize = 1 << 20;
 
@@ -129,10 +127,11 @@ impl Blosc {
     }
 }
 
-/// The decoded size that `encoded` declares; `None` where so few bytes cannot be so many.
+/// The decoded size that `encoded` declares; `None` where `encoded` is too short to hold as much.
 pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
     let size = Header::of(encoded)?.nbytes;
-    (size <= encoded.len().saturating_mul(RATIO)).then_some(size)
+    // Of all compressors, zstd makes the most of a byte.
+    (size <= encoded.len().saturating_mul(ZSTD_RATIO)).then_some(size)
 }
 
 /// Decodes into a buffer of the decoded size.

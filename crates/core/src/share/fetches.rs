@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -104,13 +105,15 @@ impl<S, W> Fetch<S, W> {
         if self.began.get().is_some_and(|began| *began < since) {
             return Err(waiter);
         }
+        let mut waiters = self.waiters.lock();
+        let Some(waiters) = waiters.as_mut() else {
+            return Err(waiter);
+        };
+        // Not dropped here: the registry is locked, and dropping the last hold drops the fetch, which locks it too.
         let Some(work) = self.work.get().and_then(WeakSharedFuture::upgrade) else {
             return Err(waiter);
         };
-        match self.waiters.lock().as_mut() {
-            Some(waiters) => waiters.push(waiter),
-            None => return Err(waiter),
-        }
+        waiters.push(waiter);
         Ok(work)
     }
 }
@@ -223,10 +226,7 @@ impl<S: PartialEq, W> Fetches<S, W> {
 
 /// Makes one shared future of the work on these fetches.
 fn start<S, W>(fetches: &[Arc<Fetch<S, W>>], work: BoxFuture<'static, ()>) -> SharedFuture<()> {
-    let work = SharedFuture::spawn(async move {
-        work.await;
-        Ok(())
-    });
+    let work = SharedFuture::spawn(work.map(Ok));
     for fetch in fetches {
         fetch.work.get_or_init(|| work.downgrade());
     }
@@ -250,8 +250,6 @@ impl<S, W> Drop for Fetch<S, W> {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
     use crate::testing::{array, bytes, nowhere, range, spec};
 
