@@ -277,7 +277,7 @@ mod tests {
     use crate::testing::{
         FILL, Memory, MemoryStore, array, assert_idle, batch, bytes, engine, item, range, spec,
     };
-    use crate::{Array, Batch, write};
+    use crate::{Array, Batch, Engine, write};
 
     /// A batch that writes these bytes to one chunk of 4, from an element on.
     fn part(array: &Arc<Array>, from: i64, values: &[u8]) -> Batch {
@@ -286,17 +286,22 @@ mod tests {
         batch(array, vec![item], &Memory::new(values).buffer())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_put_that_another_process_was_faster_than_is_merged_again() {
-        let (store, engine) = (MemoryStore::new(), engine());
-        store.set("a", &[1, 1, 1, 1]).await;
+    /// Writes two of four elements, while another process puts all of them between the get and the put.
+    async fn write_too_late(store: &MemoryStore, engine: &Arc<Engine>) {
         store.hold("put a");
         let array = array(store.remote(), &bytes());
-        let written = tokio::spawn(write(Arc::clone(&engine), part(&array, 0, &[2, 2])));
+        let written = tokio::spawn(write(Arc::clone(engine), part(&array, 0, &[2, 2])));
         store.sends(2).await;
         store.set("a", &[3, 3, 3, 3]).await;
         store.release("put a");
         written.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_put_that_another_process_was_faster_than_is_merged_again() {
+        let (store, engine) = (MemoryStore::new(), engine());
+        store.set("a", &[1, 1, 1, 1]).await;
+        write_too_late(&store, &engine).await;
         assert_eq!(vec!["get a", "put a", "get a", "put a"], store.sent());
         assert_eq!(Some(vec![2, 2, 3, 3]), store.object("a").await);
         assert_eq!(1, engine.stats().write_conflicts.get());
@@ -306,13 +311,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_object_that_another_process_has_just_made_is_not_replaced() {
         let (store, engine) = (MemoryStore::new(), engine());
-        store.hold("put a");
-        let array = array(store.remote(), &bytes());
-        let written = tokio::spawn(write(Arc::clone(&engine), part(&array, 0, &[2, 2])));
-        store.sends(2).await;
-        store.set("a", &[3, 3, 3, 3]).await;
-        store.release("put a");
-        written.await.unwrap().unwrap();
+        write_too_late(&store, &engine).await;
         assert_eq!(Some(vec![2, 2, 3, 3]), store.object("a").await);
     }
 
