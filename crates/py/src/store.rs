@@ -30,22 +30,40 @@ pub(crate) struct Described<'py> {
 /// A `zarrs_async._stores.Local` or `Remote`.
 #[derive(FromPyObject)]
 enum Native {
-    Local {
-        root: PathBuf,
-        direct_io: bool,
-    },
-    Remote {
-        kind: Kind,
-        url: String,
-        prefix: String,
-        options: Vec<(String, String)>,
-        client_options: Vec<(String, String)>,
-        headers: Vec<(String, Vec<u8>)>,
-        environment: Vec<(String, String)>,
-        max_retries: Option<usize>,
-        retry_timeout_ms: Option<u64>,
-        backoff_ms: Option<(u64, u64, u64)>,
-    },
+    Local { root: PathBuf, direct_io: bool },
+    Remote(Remote),
+}
+
+/// The fields of a [`RemoteConfig`].
+#[derive(FromPyObject)]
+struct Remote {
+    kind: Kind,
+    url: String,
+    prefix: String,
+    options: Vec<(String, String)>,
+    client_options: Vec<(String, String)>,
+    headers: Vec<(String, Vec<u8>)>,
+    environment: Vec<(String, String)>,
+    max_retries: Option<usize>,
+    retry_timeout_ms: Option<u64>,
+    backoff_ms: Option<(u64, u64, u64)>,
+}
+
+impl From<Remote> for RemoteConfig {
+    fn from(remote: Remote) -> Self {
+        Self {
+            kind: remote.kind.0,
+            url: remote.url,
+            prefix: remote.prefix,
+            options: remote.options,
+            client_options: remote.client_options,
+            headers: remote.headers,
+            environment: remote.environment,
+            max_retries: remote.max_retries,
+            retry_timeout_ms: remote.retry_timeout_ms,
+            backoff_ms: remote.backoff_ms,
+        }
+    }
 }
 
 struct Kind(RemoteKind);
@@ -69,39 +87,18 @@ impl FromPyObject<'_, '_> for Kind {
 
 impl Description {
     pub(crate) fn new(described: Described<'_>, process: &Process) -> Self {
-        let foreign = |store: Bound<'_, PyAny>| Self::Foreign(Arc::new(store.unbind()));
-        let config = match described.native {
-            None => return foreign(described.store),
+        match described.native {
             Some(Native::Local { root, direct_io }) => return Self::Local { root, direct_io },
-            Some(Native::Remote {
-                kind,
-                url,
-                prefix,
-                options,
-                client_options,
-                headers,
-                environment,
-                max_retries,
-                retry_timeout_ms,
-                backoff_ms,
-            }) => RemoteConfig {
-                kind: kind.0,
-                url,
-                prefix,
-                options,
-                client_options,
-                headers,
-                environment,
-                max_retries,
-                retry_timeout_ms,
-                backoff_ms,
-            },
-        };
-        match process.engine.remote(&config) {
-            Ok(_) => Self::Remote(config),
-            // Whatever is not taken here, the store itself knows what to do with it.
-            Err(_) => foreign(described.store),
+            Some(Native::Remote(remote)) => {
+                let config = remote.into();
+                if process.engine.remote(&config).is_ok() {
+                    return Self::Remote(config);
+                }
+                // Whatever is not taken here, the store itself knows what to do with it.
+            }
+            None => {}
         }
+        Self::Foreign(Arc::new(described.store.unbind()))
     }
 
     /// The engine's store; a foreign one is called on the loop of `locals`.
