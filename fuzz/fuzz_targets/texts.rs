@@ -6,7 +6,7 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use zarrs_async_core::fuzzing::{place, update};
 use zarrs_async_core::{Error, Selection};
-use zarrs_async_fuzz::{TextMemory, TextsCase, places, rest, texts, whole};
+use zarrs_async_fuzz::{TextMemory, TextsCase, damage, places, rest, texts, whole};
 
 type Elements = Vec<Vec<u8>>;
 
@@ -29,13 +29,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             return Ok(());
         };
         assert_eq!(Some(values), read(&case, object.as_deref()));
-        let bytes = object.as_deref_mut().unwrap_or_default();
-        let len = bytes.len().max(1);
-        for (at, bits) in case.edits {
-            if let Some(byte) = bytes.get_mut(usize::from(at) % len) {
-                *byte ^= bits;
-            }
-        }
+        damage(object.as_deref_mut().unwrap_or_default(), case.edits);
         object
     };
 

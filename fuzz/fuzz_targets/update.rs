@@ -8,7 +8,9 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use zarrs_async_core::fuzzing::{Index, Options, index_of, max_encoded, place, update};
 use zarrs_async_core::{Error, Kind, Selection};
-use zarrs_async_fuzz::{Memory, Subject, UpdateCase, cycled, places, rest, subchunks, whole};
+use zarrs_async_fuzz::{
+    Memory, Subject, UpdateCase, cycled, damage, places, rest, subchunks, whole,
+};
 
 fuzz_target!(|data: &[u8]| {
     run(&mut Unstructured::new(data)).ok();
@@ -69,13 +71,7 @@ fn stored(case: &UpdateCase, values: &[u8]) -> std::result::Result<Option<Vec<u8
     let size = case.subject.spec.element.size;
     let values = cycled(values, case.before.len() * size);
     let mut shard = write(&case.subject, None, &case.before, &values, case.options)?;
-    for (at, bits) in case.edits {
-        let bytes = shard.as_deref_mut().unwrap_or_default();
-        let len = bytes.len().max(1);
-        if let Some(byte) = bytes.get_mut(usize::from(at) % len) {
-            *byte ^= bits;
-        }
-    }
+    damage(shard.as_deref_mut().unwrap_or_default(), case.edits);
     Ok(shard)
 }
 

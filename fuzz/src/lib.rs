@@ -159,7 +159,7 @@ fn shard(input: &mut Unstructured<'_>) -> Result<Option<Subject>> {
     Ok(build(codecs, name, spec))
 }
 
-/// Lengths of so many axes.
+/// Lengths of `ndim` axes.
 fn lengths(input: &mut Unstructured<'_>, ndim: usize, most: u64) -> Result<Vec<u64>> {
     (0..ndim).map(|_| input.int_in_range(1..=most)).collect()
 }
@@ -292,6 +292,16 @@ fn elements(selection: &Selection) -> Vec<Vec<i64>> {
                     .collect();
             }
             all
+        }
+    }
+}
+
+/// Changes bits of an object, each time of the byte at a place.
+pub fn damage(object: &mut [u8], edits: [(u16, u8); 2]) {
+    let len = object.len().max(1);
+    for (at, bits) in edits {
+        if let Some(byte) = object.get_mut(usize::from(at) % len) {
+            *byte ^= bits;
         }
     }
 }
