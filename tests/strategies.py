@@ -37,7 +37,7 @@ OPAQUE = ("M8[s]", "M8[10ns]", "m8[us]", "S3", "U2", "V5")
 
 
 class UnknownCodec(Crc32cCodec):
-    """A codec that the engine does not take for zarr's own; what is opened anew has zarr's."""
+    """A codec that is not zarr's own to the engine; an array that is opened again has zarr's in its place."""
 
 
 @dataclass(frozen=True)

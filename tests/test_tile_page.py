@@ -62,7 +62,7 @@ async def page() -> AsyncIterator[Any]:
 
 
 async def shown(page: Any, count: int) -> None:
-    """Wait until so many tiles have come."""
+    """Wait until the page has shown `count` tiles."""
     await page.wait_for_function(
         f"parseInt(document.querySelector('#counts').value.match(/shown (\\d+)/)?.[1]) >= {count}"
     )

@@ -11,7 +11,8 @@ import pytest
 import xarray
 from oracle import DEFAULT, OURS
 
-from examples.xarray_async.__main__ import PIPELINES, opened, region
+from examples.pipelines import PIPELINES
+from examples.xarray_async.__main__ import opened, region
 from examples.xarray_async.weather import VARIABLES, weather, write
 from support.program import ROOT
 

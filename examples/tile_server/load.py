@@ -18,22 +18,16 @@ from typing import Any, NamedTuple
 import aiohttp
 import numpy as np
 import zarr
-import zarr.core.codec_pipeline
 from zarr.storage import LocalStore, ObjectStore
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
+from examples.pipelines import PIPELINES  # noqa: E402
 from examples.tile_server.data import SIDE, temperatures, write_pyramid  # noqa: E402
 from support.program import serving  # noqa: E402
 from support.servers import RangeServer, S3Server  # noqa: E402
 
-PIPELINES = {
-    "zarrs-async": "zarrs_async.ZarrsAsyncCodecPipeline",
-    "zarr Batched": "zarr.core.codec_pipeline.BatchedCodecPipeline",
-}
-if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):  # of newer versions of zarr
-    PIPELINES["zarr Fused"] = "zarr.core.codec_pipeline.FusedCodecPipeline"
 SEED = 3
 
 
@@ -63,7 +57,7 @@ def stored(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Data:
 
 
 async def one_round(url: str, paths: list[str], nb_clients: int) -> tuple[float, list[float]]:
-    """Ask for all paths, so many at a time; return the seconds of all and of each."""
+    """Ask for all paths, `nb_clients` at a time; return the seconds of all and of each."""
     latencies: list[float] = []
     waiting = iter(paths)
 

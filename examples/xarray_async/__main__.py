@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import xarray
 import zarr
-import zarr.core.codec_pipeline
 from obstore.store import HTTPStore
 from zarr.storage import ObjectStore
 
@@ -27,15 +26,9 @@ from zarr.storage import ObjectStore
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
+from examples.pipelines import PIPELINES  # noqa: E402
 from examples.xarray_async.weather import weather, write  # noqa: E402
 from support.servers import RangeServer  # noqa: E402
-
-PIPELINES = {
-    "zarrs-async": "zarrs_async.ZarrsAsyncCodecPipeline",
-    "zarr Batched": "zarr.core.codec_pipeline.BatchedCodecPipeline",
-}
-if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):  # of newer versions of zarr
-    PIPELINES["zarr Fused"] = "zarr.core.codec_pipeline.FusedCodecPipeline"
 
 
 def opened(url: str, pipeline: str) -> xarray.Dataset:
