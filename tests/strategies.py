@@ -432,12 +432,12 @@ def _blocks(draw: st.DrawFn, case: ArrayCase) -> Any:
 
 
 @st.composite
-def picks(draw: st.DrawFn, case: ArrayCase, *, unique: bool = False) -> Pick:
-    """Draw a selection; with `unique`, one that names no element twice."""
+def picks(draw: st.DrawFn, case: ArrayCase, *, unique: bool = False, products: bool = False) -> Pick:
+    """Draw a selection; with `unique`, one that names no element twice; with `products`, basic or orthogonal."""
     forms = ["basic", "basic"]
     if case.shape:
         forms.append("oindex")
-    if case.shape and 0 not in case.shape:
+    if case.shape and 0 not in case.shape and not products:
         forms += ["vindex", "mask", "blocks"]
     form = draw(st.sampled_from(forms))
     match form:

@@ -7,6 +7,7 @@
 from importlib.metadata import version as _version
 
 from zarrs_async import exceptions
+from zarrs_async._direct import DirectArray
 from zarrs_async._explain import Explanation, Explanations, explain
 from zarrs_async._measure import Measurement, measure
 from zarrs_async._progress import progress
@@ -18,6 +19,7 @@ __version__ = _version("zarrs-async")
 
 __all__ = [
     "ArrayStatus",
+    "DirectArray",
     "Explanation",
     "Explanations",
     "Measurement",

@@ -19,8 +19,6 @@ from zarrs_async import _rust, _tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-
 logger = logging.getLogger("zarrs_async")
 
 _EVENTS = {
@@ -82,20 +80,20 @@ def watched() -> bool:
 
 
 @contextlib.contextmanager
-def watching(start: Any, items: list[Any], array: np.ndarray[Any, Any]) -> Iterator[None]:  # noqa: ANN401  # a method of the engine's array
+def watching(start: Any, keys: list[str], nbytes: int) -> Iterator[None]:  # noqa: ANN401  # a method of the engine's array
     """Show a batch to all who watch.
 
     Parameters
     ----------
     start
         ``read`` or ``write`` of the engine's array.
-    items
-        The batch, as zarr gives it.
-    array
-        The output, or the values.
+    keys
+        The keys of its chunks.
+    nbytes
+        Bytes of the output, or of the values.
     """
     sharded = "sharding_indexed" in start.__self__.layout
-    batch = Batch(start.__name__, items[0][0].path, len(items), array.nbytes, sharded)
+    batch = Batch(start.__name__, keys[0] if keys else "", len(keys), nbytes, sharded)
     present, begun = tuple(observers), time.perf_counter()
     if not _told:
         _told.update(_rust.stats())

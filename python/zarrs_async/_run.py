@@ -12,41 +12,43 @@ from zarrs_async.exceptions import ShutdownError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-
 _NOTES = 3
 """Failures that are told of a batch that is cancelled."""
 
 
 async def run(
-    start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
-    batch: list[Any],
-    array: np.ndarray[Any, Any],
-    drop_axes: tuple[int, ...],
-) -> tuple[Any, ...]:
-    """Await a batch of the engine's; when cancelled, return only once nothing touches `array`."""
+    start: Callable[..., _rust.Running], arguments: tuple[Any, ...], keys: Callable[[], list[str]], nbytes: int
+) -> Any:  # noqa: ANN401  # the result of the batch
+    """Await a batch of the engine's; when cancelled, return only once nothing touches its array.
+
+    Parameters
+    ----------
+    start
+        ``read`` or ``write`` of the engine's array.
+    arguments
+        What it takes after the future that gets the result.
+    keys
+        Gives the keys of the chunks.
+    nbytes
+        Bytes of the output, or of the values.
+    """
     if not _observe.watched():
-        return await _run(start, batch, array, drop_axes)
-    with _observe.watching(start, batch, array):
-        return await _run(start, batch, array, drop_axes)
+        return await _run(start, arguments, keys)
+    with _observe.watching(start, keys(), nbytes):
+        return await _run(start, arguments, keys)
 
 
-async def _run(
-    start: Callable[[asyncio.Future[Any], list[Any], Any, tuple[int, ...]], _rust.Running],
-    batch: list[Any],
-    array: np.ndarray[Any, Any],
-    drop_axes: tuple[int, ...],
-) -> tuple[Any, ...]:
+async def _run(start: Callable[..., _rust.Running], arguments: tuple[Any, ...], keys: Callable[[], list[str]]) -> Any:  # noqa: ANN401  # as `run`
     loop = asyncio.get_running_loop()
     if _rust.begin_call(loop):
         # Calls of one iteration of the loop may share what they fetch.
         loop.call_soon(_rust.end_iteration)
     future = loop.create_future()
-    running = start(future, batch, array, drop_axes)
+    running = start(future, *arguments)
     try:
-        results: tuple[Any, ...] = await future
+        return await future
     except asyncio.CancelledError as error:
-        _note_failures(error, batch)
+        _note_failures(error, keys())
         running.abort()
         await _drained(running)
         raise
@@ -55,13 +57,12 @@ async def _run(
         if not isinstance(error, Exception):
             running.stop()
         raise
-    return results
 
 
-def _note_failures(error: asyncio.CancelledError, batch: list[Any]) -> None:
+def _note_failures(error: asyncio.CancelledError, keys: list[str]) -> None:
     """Say what went wrong so far: under a deadline, a store that fails looks like one that is slow."""
-    keys = {item[0].path for item in batch}
-    failures = [words for key, words in _rust.failing() if key in keys]
+    wanted = set(keys)
+    failures = [words for key, words in _rust.failing() if key in wanted]
     for words in failures[:_NOTES]:
         error.add_note(f"when this was cancelled, it was to be tried again: {words}")
     if len(failures) > _NOTES:

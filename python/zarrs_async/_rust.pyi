@@ -11,10 +11,12 @@ from zarrs_async._config import Options
 from zarrs_async._stores import Description
 
 __all__ = [
+    "Direct",
     "NativeArray",
     "Plan",
     "Reply",
     "Running",
+    "Selected",
     "begin_call",
     "configure",
     "cpus",
@@ -128,6 +130,82 @@ class NativeArray:
     @property
     def layout(self) -> str:
         """How chunks are encoded, in one line."""
+
+@final
+class Direct:
+    """An array with its chunk grid.
+
+    Parameters
+    ----------
+    native : NativeArray
+        Reads and writes the chunks.
+    shape, chunks : tuple[int, ...]
+        Elements along each axis of the array, and of a chunk or shard.
+    keys : tuple[str, str | None, str]
+        The array's path in its store, what stands before the numbers in the name of a chunk, and what stands
+        between them.
+    write_empty_chunks : bool
+        Whether chunks that equal the fill value are stored.
+    coalesce : tuple[int, int]
+        Gap and size in bytes up to which byte ranges are merged.
+
+    Raises
+    ------
+    UnsupportedError
+        When there are more chunks than can be counted.
+    """
+
+    def __new__(
+        cls,
+        native: NativeArray,
+        shape: tuple[int, ...],
+        chunks: tuple[int, ...],
+        keys: tuple[str, str | None, str],
+        write_empty_chunks: bool,  # by position only
+        coalesce: tuple[int, int],
+    ) -> Direct: ...
+    def select(self, selection: object) -> Selected:
+        """Parse a selection: integers, slices, an ellipsis, and lists of positions or masks of one axis each."""
+
+    def select_many(self, selections: Iterable[object]) -> Selected:
+        """Parse several selections."""
+
+    def keys(self, selected: Selected) -> list[str]:
+        """Give the keys of the chunks that a selection touches."""
+
+    def read(self, future: asyncio.Future[None], selected: Selected, out: npt.NDArray[Any]) -> Running:
+        """Start to read into `out`; the result of `future` is None."""
+
+    def write(self, future: asyncio.Future[None], selected: Selected, values: npt.NDArray[Any]) -> Running:
+        """Start to write `values`; the result of `future` is None."""
+
+    def read_blocking(self, selected: Selected, out: npt.NDArray[Any]) -> None:
+        """Read into `out` on this thread, which waits; signals are heard."""
+
+    def write_blocking(self, selected: Selected, values: npt.NDArray[Any]) -> None:
+        """Write `values` on this thread, which waits; signals are heard."""
+
+    @property
+    def layout(self) -> str:
+        """How chunks are encoded, in one line."""
+
+@final
+class Selected:
+    """What is selected of an array, once or several times.
+
+    Attributes
+    ----------
+    shape : tuple[int, ...] | None
+        Of the output: that of the one selection, or of several equal ones with a first axis over them; None
+        where they differ.
+    shapes : list[tuple[int, ...]]
+        Of each selection.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...] | None: ...
+    @property
+    def shapes(self) -> list[tuple[int, ...]]: ...
 
 @final
 class Plan:

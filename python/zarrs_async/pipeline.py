@@ -31,7 +31,7 @@ from zarrs_async._warn import warn
 from zarrs_async.exceptions import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zarr.abc.codec import Codec
     from zarr.abc.store import ByteGetter, ByteSetter, Store
@@ -207,10 +207,10 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         array: Any = out.as_ndarray_like()
         dtype = self.dtype
         if array.dtype == dtype and array.flags.writeable:
-            return await run(native.read, batch, array, drop_axes)
+            return await _run(native.read, batch, array, drop_axes)
         # numpy converts on assignment, and so does a pipeline.
         converted = empty(array.shape, dtype)
-        results = await run(native.read, batch, converted, drop_axes)
+        results = await _run(native.read, batch, converted, drop_axes)
         array[...] = converted
         return results
 
@@ -244,7 +244,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             converted = empty(array.shape, self.dtype)
             converted[...] = array
             array = converted
-        await run(native.write, batch, array, drop_axes)
+        await _run(native.write, batch, array, drop_axes)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -260,16 +260,22 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         store = self.store if getter is None else getattr(getter, "store", None)
         if self.metadata is None or store is None or not isinstance(getter, StorePath | None):
             return None, ""
-        native, key = self._native, "" if getter is None else getter.path
-        if native is None or not native.serves(store, key):
-            native = self._native = self._make(self.metadata, store, key)
-        if native.array is not None:
+        array, cause = self.native_for(store, "" if getter is None else getter.path)
+        if array is not None:
             kinds = [type(buffer), *(batch[0][1].prototype if batch else ())]
             other = [kind.__name__ for kind in kinds if kind not in cpu.buffer_prototype]
             if not isinstance(buffer.as_ndarray_like(), np.ndarray):
                 other.append(type(buffer.as_ndarray_like()).__name__)
             if other:
                 return None, f"buffers of {other[0]}"
+        return array, cause
+
+    def native_for(self, store: Store, key: str) -> tuple[_rust.NativeArray | None, str]:
+        """Give the engine's array whose chunks have keys like `key` in a store; or None, and why there is none."""
+        assert self.metadata is not None  # noqa: S101  # a pipeline that was made from codecs has no store
+        native = self._native
+        if native is None or not native.serves(store, key):
+            native = self._native = self._make(self.metadata, store, key)
         return native.array, native.cause
 
     def _choose(self, batch: list[Any], buffer: NDBuffer) -> _rust.NativeArray | None:
@@ -302,6 +308,16 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
         except NotImplementedError as unsupported:
             return _Native(description, _process.generation(), None, str(unsupported))
         return _Native(description, _process.generation(), array, "")
+
+
+async def _run(
+    start: Callable[..., _rust.Running], batch: list[Any], array: np.ndarray[Any, Any], drop_axes: tuple[int, ...]
+) -> tuple[Any, ...]:
+    """Await a batch; give zarr's ``GetResult`` of each chunk that was read."""
+    results: tuple[Any, ...] = await run(
+        start, (batch, array, drop_axes), lambda: [item[0].path for item in batch], array.nbytes
+    )
+    return results
 
 
 def _dtype(metadata: ArrayMetadata | None) -> np.dtype[Any]:

@@ -140,13 +140,14 @@ fn whole(
         Ok(Item {
             key: format!("c/{chunk}").into(),
             spec: Arc::clone(&spec),
-            selection: Selection::Grid {
+            selections: [Selection::Grid {
                 axes: vec![Axis {
                     chunk: all(0),
                     out: all(0),
                 }],
                 base: i64::try_from(chunk * nbytes)?,
-            },
+            }]
+            .into(),
             complete: true,
         })
     });

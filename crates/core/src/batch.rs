@@ -1,15 +1,17 @@
 //! What is asked: an array, the chunks of one `read` or `write` call, and how each of them went.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use crate::codec::element::ChunkSpec;
 use crate::codec::layout::Layout;
 use crate::codec::stage::DecodeOptions;
 use crate::copy::buffer::OutBuffer;
-use crate::copy::selection::Selection;
+use crate::copy::selection::{Selection, covered};
 use crate::error::Error;
 use crate::limits::bound::Bound;
 use crate::store::{ObjectId, Store};
@@ -68,14 +70,20 @@ pub struct Item {
     pub key: Arc<str>,
     /// Its shape, element and fill value.
     pub spec: Arc<Spec>,
-    /// Which elements, and where they stand in the caller's buffer.
-    pub selection: Selection,
+    /// Which elements, and where they stand in the caller's buffer. A write takes the values of one selection
+    /// after those of the one before.
+    pub selections: Arc<[Selection]>,
     /// Whether zarr counts the chunk as wholly selected, which at the array's edge is true of less
     /// than all elements.
     pub complete: bool,
 }
 
 impl Item {
+    /// Whether one of the selections covers the chunk.
+    pub(crate) fn covers(&self) -> bool {
+        covered(&self.selections, self.spec.shape())
+    }
+
     /// Decoded bytes of what is touched: the chunk, or those subchunks of a shard that the selection may
     /// fall into.
     pub(crate) fn touched_bytes(&self, layout: &Layout) -> usize {
@@ -83,7 +91,9 @@ impl Item {
             Layout::Chunk(_) => self.spec.nbytes,
             Layout::Shard(sharding) => {
                 let subspec = self.spec.chunk.with_shape(&sharding.chunk_shape);
-                let subchunks = self.selection.touches(&sharding.chunk_shape);
+                let selections = self.selections.iter();
+                let touched = selections.map(|selection| selection.touches(&sharding.chunk_shape));
+                let subchunks = touched.fold(0, usize::saturating_add);
                 let nbytes = subspec.nbytes().unwrap_or(self.spec.nbytes);
                 nbytes.saturating_mul(subchunks).min(self.spec.nbytes)
             }
@@ -109,6 +119,44 @@ pub struct Batch {
     /// When the call began: fetches that began earlier are not shared with this batch, so that it never
     /// gets bytes that are older than the call.
     pub since: Instant,
+}
+
+impl Batch {
+    /// Makes one item of those that are of one object; of each item as it was, tells which one it is part of now.
+    ///
+    /// So an object is opened once, its index looked up once, and each subchunk decoded once.
+    pub(crate) fn merge_items(&mut self) -> Vec<usize> {
+        if self.items.len() < 2 {
+            return (0..self.items.len()).collect();
+        }
+        let mut first: HashMap<Arc<str>, usize, RandomState> = HashMap::default();
+        first.reserve(self.items.len());
+        let (mut merged, mut more): (Vec<Item>, Vec<Vec<Selection>>) = (Vec::new(), Vec::new());
+        let places = std::mem::take(&mut self.items).into_iter().map(|item| {
+            let at = *first.entry(Arc::clone(&item.key)).or_insert(merged.len());
+            match merged.get_mut(at) {
+                // One key has one shape, unless the caller errs.
+                Some(same) if same.spec.chunk == item.spec.chunk => {
+                    same.complete |= item.complete;
+                    more[at].extend(item.selections.iter().cloned());
+                    at
+                }
+                _ => {
+                    merged.push(item);
+                    more.push(Vec::new());
+                    merged.len() - 1
+                }
+            }
+        });
+        let places = places.collect();
+        for (item, more) in merged.iter_mut().zip(more) {
+            if !more.is_empty() {
+                item.selections = item.selections.iter().cloned().chain(more).collect();
+            }
+        }
+        self.items = merged;
+        places
+    }
 }
 
 /// What failed in a batch: the first failure, and the keys of other chunks that failed too.
@@ -192,6 +240,12 @@ impl Array {
             nbytes,
             decoding: Arc::clone(&self.decoding),
         })
+    }
+
+    /// Whether `spec` was made by this array.
+    #[must_use]
+    pub fn made(&self, spec: &Spec) -> bool {
+        Arc::ptr_eq(&self.decoding, &spec.decoding)
     }
 
     /// The same array in another store, with a bound of its own on its chunks.

@@ -69,8 +69,14 @@ pub fn update(
         work: work(&stats, options),
     };
     let mut object = Vec::new();
-    let stored =
-        crate::chunk::encode::update(layout, spec, existing, selection, values, &mut object)?;
+    let stored = crate::chunk::encode::update(
+        layout,
+        spec,
+        existing,
+        std::slice::from_ref(selection),
+        values,
+        &mut object,
+    )?;
     Ok(stored.then_some(object))
 }
 
@@ -125,13 +131,20 @@ impl Index {
         max: u64,
     ) -> (Vec<Span>, Vec<Selection>) {
         let grid = sharding.grid(spec);
-        let plan = plan::spans(sharding, &grid, &self.0, selection, gap, max);
+        let plan = plan::spans(
+            sharding,
+            &grid,
+            &self.0,
+            std::slice::from_ref(selection),
+            gap,
+            max,
+        );
         let spans = plan.spans.into_iter().map(|(span, subchunks)| {
             let members = subchunks.members.into_iter();
-            let members = members.map(|(range, part)| (range, plan.split.part(part)));
+            let members = members.map(|(range, id)| (range, plan.splits.part(id)));
             (span, members.collect())
         });
-        let absent = plan.absent.iter().map(|part| plan.split.part(*part));
+        let absent = plan.absent.iter().map(|id| plan.splits.part(*id));
         (spans.collect(), absent.collect())
     }
 }

@@ -14,6 +14,7 @@
 //! read     write          a batch, from its plan to its results
 //!      engine             what all batches of a process share
 //!      share              fetches, shard indexes, locks of objects
+//!      grid               selections of an array as a batch
 //!      batch              what is asked, and how each chunk went
 //! store    chunk          bytes by key; one object and the caller's buffer
 //! limits   copy   codec   permits and threads; selections and copies; bytes and elements
@@ -47,7 +48,7 @@
 //!         items: vec![Item {
 //!             key: "c/0".into(),
 //!             spec: Arc::clone(spec),
-//!             selection: Selection::Grid { axes: vec![axis], base: 0 },
+//!             selections: [Selection::Grid { axes: vec![axis], base: 0 }].into(),
 //!             complete: len == 4,
 //!         }],
 //!         buffer: Arc::new(buffer),
@@ -104,6 +105,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod grid;
 mod limits;
 mod memory;
 #[cfg(test)]
@@ -125,6 +127,7 @@ pub use copy::positions::Positions;
 pub use copy::selection::{Axis, Selection};
 pub use engine::{Engine, Limits};
 pub use error::{Error, ErrorKind, StoreError, StoreErrorKind};
+pub use grid::{Grid, Keys};
 pub use read::explain::Plan;
 pub use read::read;
 pub use stats::{Counter, Stats};

@@ -22,6 +22,7 @@ use crate::codec::PyCodec;
 use crate::errors;
 use crate::interpreter::{Message, Outcome};
 use crate::process::Process;
+use crate::spec::Specs;
 use crate::store::{Described, Description};
 
 /// An array whose chunks the engine reads and writes.
@@ -54,14 +55,13 @@ use crate::store::{Described, Description};
 ///     When a codec, a data type or a store's setting is not known to the engine.
 #[pyclass(frozen, module = "zarrs_async._rust")]
 pub(crate) struct NativeArray {
-    process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
     layout: Layout,
     /// Names of the codecs that Python runs.
     steps: Vec<String>,
     /// What `layout` was made from.
     metadata: String,
-    element: Element,
-    fill: Vec<u8>,
+    pub(crate) specs: Specs,
     store: Description,
     settings: Settings,
     coalesce: (u64, u64),
@@ -161,8 +161,7 @@ impl NativeArray {
             layout,
             steps,
             metadata: metadata.to_owned(),
-            element,
-            fill,
+            specs: Specs::new(element, fill),
             store,
             settings,
             coalesce: options.coalesce,
@@ -241,7 +240,7 @@ impl NativeArray {
         drop_axes: Vec<usize>,
     ) -> PyResult<Plan> {
         let (batch, _) = self.batch(batch_info, out, &drop_axes, true)?;
-        let plan = self.process.engine.explain(&batch);
+        let plan = self.process.engine.explain(batch);
         Ok(Plan {
             chunks: plan.chunks,
             units: plan.units,
@@ -269,11 +268,15 @@ impl NativeArray {
     /// How chunks are encoded, in one line.
     #[getter]
     fn layout(&self) -> String {
-        self.layout.describe()
+        self.describe()
     }
 }
 
 impl NativeArray {
+    pub(crate) fn describe(&self) -> String {
+        self.layout.describe()
+    }
+
     fn batch(
         &self,
         batch_info: &Bound<'_, PyAny>,
@@ -284,12 +287,11 @@ impl NativeArray {
         let py = batch_info.py();
         let locals = TaskLocals::with_running_loop(py)?;
         let since = call::began(&locals.event_loop(py));
-        let array = self.array(py, &locals)?;
+        let array = self.array(py, Some(&locals))?;
         let context = Context {
             process: &self.process,
             array: &array,
-            element: &self.element,
-            fill: &self.fill,
+            specs: &self.specs,
             coalesce: self.coalesce,
             since,
         };
@@ -297,12 +299,17 @@ impl NativeArray {
         Ok((batch, locals))
     }
 
-    fn array(&self, py: Python<'_>, locals: &TaskLocals) -> PyResult<Arc<Array>> {
+    /// The array on a loop; a foreign store needs one.
+    pub(crate) fn array(
+        &self,
+        py: Python<'_>,
+        locals: Option<&TaskLocals>,
+    ) -> PyResult<Arc<Array>> {
         let mut last = self.array.lock();
         if let Some((on, array)) = &*last {
-            let same = on
-                .as_ref()
-                .is_none_or(|on| on.event_loop(py).is(locals.event_loop(py)));
+            let same = on.as_ref().is_none_or(|on| {
+                locals.is_some_and(|locals| on.event_loop(py).is(locals.event_loop(py)))
+            });
             if same {
                 return Ok(Arc::clone(array));
             }
@@ -314,12 +321,14 @@ impl NativeArray {
             let (layout, settings) = (self.layout.clone(), self.settings.clone());
             Array::new(store, layout, &self.metadata, settings)
         });
-        let on = matches!(self.store, Description::Foreign(_)).then(|| locals.clone());
+        let on = locals
+            .filter(|_| matches!(self.store, Description::Foreign(_)))
+            .cloned();
         *last = Some((on, Arc::clone(&array)));
         Ok(array)
     }
 
-    fn start<F: Future<Output = Outcome> + Send + 'static>(
+    pub(crate) fn start<F: Future<Output = Outcome> + Send + 'static>(
         &self,
         future: &Bound<'_, PyAny>,
         locals: TaskLocals,

@@ -7,12 +7,13 @@ use numpy::PyUntypedArray;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use zarrs_async_core::{Array, Batch, ChunkSpec, Element, Item, Spec};
+use zarrs_async_core::{Array, Batch, Item, Spec};
 
 use crate::buffer::Memory;
 use crate::errors;
 use crate::indexing::{self, Outside};
 use crate::process::Process;
+use crate::spec::Specs;
 use crate::texts;
 
 /// What of an `ArraySpec` the engine needs, read once for each of them.
@@ -25,8 +26,7 @@ struct Read<'py> {
 pub(crate) struct Context<'a> {
     pub(crate) process: &'a Process,
     pub(crate) array: &'a Arc<Array>,
-    pub(crate) element: &'a Element,
-    pub(crate) fill: &'a [u8],
+    pub(crate) specs: &'a Specs,
     /// Gap and size up to which byte ranges are merged, where the array's own settings do not say.
     pub(crate) coalesce: (u64, u64),
     /// When the call began.
@@ -44,12 +44,12 @@ pub(crate) fn parse(
     let Context {
         process,
         array,
-        element,
-        fill,
+        specs,
         coalesce,
         since,
     } = context;
     let py = batch_info.py();
+    let element = &specs.element;
     let texts = texts::of(buffer, element.kind, &process.calls)?;
     let memory = Memory::of(buffer, reading, texts, &process.interpreter)?;
     let outside = Outside {
@@ -70,17 +70,9 @@ pub(crate) fn parse(
             Some(read) if read.python.is(&python) => read,
             _ => {
                 config = Some(python.getattr(intern!(py, "config"))?);
-                let shape = python.getattr(intern!(py, "shape"))?.extract()?;
-                let chunk = ChunkSpec {
-                    shape,
-                    element: (*element).clone(),
-                    fill: fill.to_vec(),
-                };
-                let spec = array.spec(chunk).map_err(|error| errors::raise(&error))?;
-                Read {
-                    python,
-                    spec: Arc::new(spec),
-                }
+                let shape: Vec<u64> = python.getattr(intern!(py, "shape"))?.extract()?;
+                let spec = specs.of(array, &shape)?;
+                Read { python, spec }
             }
         };
         let shape = spec.spec.shape();
@@ -94,7 +86,7 @@ pub(crate) fn parse(
         items.push(Item {
             key: path.into(),
             spec: Arc::clone(&spec.spec),
-            selection,
+            selections: [selection].into(),
             complete,
         });
         read = Some(spec);

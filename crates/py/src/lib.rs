@@ -14,10 +14,12 @@ mod bridge;
 mod buffer;
 mod call;
 mod codec;
+mod direct;
 mod errors;
 mod indexing;
 mod interpreter;
 mod process;
+mod spec;
 mod store;
 mod texts;
 
@@ -31,6 +33,8 @@ mod _rust {
     use super::bridge::Reply;
     #[pymodule_export]
     use super::call::{begin_call, end_iteration};
+    #[pymodule_export]
+    use super::direct::{Direct, Selected};
     #[pymodule_export]
     use super::errors::error_kinds;
     #[pymodule_export]

@@ -92,18 +92,16 @@ impl Process {
         spawned.ok_or_else(errors::shutdown)
     }
 
-    /// Waits for a future on this thread, which must not be one of the runtime's.
-    pub(crate) fn block_on(&self, future: impl Future<Output = ()>) {
+    /// Waits for a future on this thread, which must not be one of the runtime's; `None` once the interpreter ends.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let runtime = self.runtime.lock();
         let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
         drop(runtime);
-        if let Some(runtime) = handle {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the caller has no loop left to await on, and waits for copies that are being made"
-            )]
-            runtime.block_on(future);
-        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the caller has no loop to await on"
+        )]
+        handle.map(|runtime| runtime.block_on(future))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3_async_runtimes::TaskLocals;
 use zarrs_async_core::{Awaited, LocalStore, RemoteConfig, RemoteKind, Store};
@@ -106,7 +106,7 @@ impl Description {
         &self,
         py: Python<'_>,
         process: &Process,
-        locals: &TaskLocals,
+        locals: Option<&TaskLocals>,
     ) -> PyResult<Store> {
         Ok(match self {
             Self::Local { root, direct_io } => {
@@ -119,8 +119,10 @@ impl Description {
                 ))
             }
             Self::Foreign(store) => {
-                let store =
-                    PyStore::new(store.bind(py), locals.clone(), process.interpreter.clone())?;
+                let locals = locals.cloned().ok_or_else(|| {
+                    PyRuntimeError::new_err("the store is awaited, which needs an event loop")
+                })?;
+                let store = PyStore::new(store.bind(py), locals, process.interpreter.clone())?;
                 Store::Awaited(Awaited::Foreign(Arc::new(store)))
             }
         })

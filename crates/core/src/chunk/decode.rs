@@ -3,8 +3,6 @@
 //! One object may be wanted by several batches at once; it is decoded once and scattered to each. A
 //! chunk that lands contiguous and whole in one buffer is decoded straight into it.
 
-use std::collections::BTreeMap;
-
 use crate::chunk::texts;
 use crate::codec::chain::Chain;
 use crate::codec::element::ChunkSpec;
@@ -13,7 +11,7 @@ use crate::codec::shard_index::ShardIndex;
 use crate::codec::stage::DecodeOptions;
 use crate::copy::buffer::OutBuffer;
 use crate::copy::selection::Selection;
-use crate::copy::split::Split;
+use crate::copy::split::{PartId, Splits};
 use crate::copy::strided::{runs, single_run};
 use crate::error::Error;
 use crate::limits::pool;
@@ -69,14 +67,14 @@ pub(crate) fn place(
             )?;
             let subspec = spec.with_shape(&sharding.chunk_shape);
             let touched = Touched::new(sharding, spec, wants);
-            let nbytes = touched.subchunks.len() * subspec.nbytes().unwrap_or(0);
+            let subchunks: Vec<_> = touched.subchunks().collect();
+            let nbytes = subchunks.len() * subspec.nbytes().unwrap_or(0);
             let inner = work.on_one_thread();
             let parallel = work.parallel && nbytes >= WORTH_SPREADING;
-            let subchunks: Vec<_> = touched.subchunks.iter().collect();
-            pool::for_each(subchunks, parallel, |(subchunk, parts)| {
-                let parts = touched.parts(parts);
+            pool::for_each(subchunks, parallel, |ids| {
+                let parts = touched.parts(ids);
                 let wants = as_wants(&parts);
-                if let Some(range) = index.range(*subchunk) {
+                if let Some(range) = index.range(ids[0].subchunk) {
                     let bytes = bytes_of(encoded, &range)?;
                     place(&sharding.inner, &subspec, bytes, &wants, inner)
                 } else {
@@ -111,41 +109,28 @@ pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) -> Result<(), Error> {
 
 /// Which subchunks of a shard are wanted, and by which parts of which selections.
 pub(crate) struct Touched<'a> {
-    splits: Vec<(Split, &'a OutBuffer)>,
-    /// By number in C order: which split, and which of its parts.
-    pub subchunks: BTreeMap<usize, Vec<(usize, usize)>>,
+    splits: Splits,
+    outs: Vec<&'a OutBuffer>,
 }
 
 impl<'a> Touched<'a> {
     pub(crate) fn new(sharding: &Sharding, spec: &ChunkSpec, wants: &[Want<'a>]) -> Self {
-        let grid = sharding.grid(spec);
-        let splits: Vec<_> = wants
-            .iter()
-            .map(|want| {
-                (
-                    Split::new(want.selection, &sharding.chunk_shape, &grid),
-                    want.out,
-                )
-            })
-            .collect();
-        let mut subchunks: BTreeMap<usize, Vec<_>> = BTreeMap::new();
-        for (at, (split, _)) in splits.iter().enumerate() {
-            for part in 0..split.len() {
-                let subchunk = split.subchunk(part);
-                subchunks.entry(subchunk).or_default().push((at, part));
-            }
+        let selections = wants.iter().map(|want| want.selection);
+        Self {
+            splits: Splits::new(selections, &sharding.chunk_shape, &sharding.grid(spec)),
+            outs: wants.iter().map(|want| want.out).collect(),
         }
-        Self { splits, subchunks }
+    }
+
+    /// The parts in each touched subchunk.
+    pub(crate) fn subchunks(&self) -> impl Iterator<Item = &[PartId]> {
+        self.splits.subchunks()
     }
 
     /// The selections of one subchunk, each with its buffer.
-    pub(crate) fn parts(&self, parts: &[(usize, usize)]) -> Vec<(Selection, &'a OutBuffer)> {
-        parts
-            .iter()
-            .map(|(at, part)| {
-                let (split, out) = &self.splits[*at];
-                (split.part(*part), *out)
-            })
+    pub(crate) fn parts(&self, ids: &[PartId]) -> Vec<(Selection, &'a OutBuffer)> {
+        ids.iter()
+            .map(|id| (self.splits.part(*id), self.outs[id.selection]))
             .collect()
     }
 }

@@ -12,8 +12,8 @@ use crate::codec::element::ChunkSpec;
 use crate::codec::layout::{IndexLocation, Layout, Sharding};
 use crate::codec::shard_index::ShardIndex;
 use crate::copy::buffer::{Access, OutBuffer};
-use crate::copy::selection::Selection;
-use crate::copy::split::Split;
+use crate::copy::selection::{Selection, covered};
+use crate::copy::split::{PartId, Splits};
 use crate::copy::strided::runs;
 use crate::error::Error;
 use crate::limits::pool;
@@ -39,26 +39,26 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Appends the object that holds `existing` with the selected elements replaced to `into`; appends
-/// nothing and says `false` where it shall not be stored: all of it equals the fill value, or a foreign codec says so.
+/// Appends the object that holds `existing` with the selected elements replaced to `into`, those of one
+/// selection after those of the one before; appends nothing and says `false` where it shall not be stored: all of it equals the fill value, or a foreign codec says so.
 ///
 /// `existing` is the stored object, `None` where there is none or none of it is to survive.
 pub(crate) fn update(
     layout: &Layout,
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
-    selection: &Selection,
+    selections: &[Selection],
     values: Values<'_>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
     match layout {
         Layout::Chunk(chain) if spec.element.kind.is_variable() => {
-            texts::update(chain, spec, existing, selection, values, into)
+            texts::update(chain, spec, existing, selections, values, into)
         }
-        Layout::Chunk(chain) => update_chunk(chain, spec, existing, selection, values, into),
+        Layout::Chunk(chain) => update_chunk(chain, spec, existing, selections, values, into),
         Layout::Shard(sharding) => {
             let most = layout.max_encoded(spec);
-            update_shard(sharding, spec, existing, most, selection, values, into)
+            update_shard(sharding, spec, existing, most, selections, values, into)
         }
     }
 }
@@ -96,7 +96,7 @@ fn update_chunk(
     chain: &Chain,
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
-    selection: &Selection,
+    selections: &[Selection],
     values: Values<'_>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
@@ -113,7 +113,8 @@ fn update_chunk(
         chain.encode(spec, decoded, into)
     };
     // A foreign codec may wait, and must not keep a buffer that is being closed.
-    if !chain.is_foreign()
+    if let [selection] = selections
+        && !chain.is_foreign()
         && let Some((offset, len)) = straight(selection, spec, &strides)
     {
         return encode(values.enter()?.slice(offset, len));
@@ -121,7 +122,7 @@ fn update_chunk(
     with_decoded(|scratch| {
         resize(scratch, nbytes)?;
         match existing {
-            _ if selection.covers(&spec.shape) => {}
+            _ if covered(selections, &spec.shape) => {}
             Some(existing) => {
                 work.stats.chunks_decoded.add(1);
                 chain.decode_into(spec, existing, scratch, work.options)?;
@@ -130,21 +131,23 @@ fn update_chunk(
         }
         let size = spec.element.size;
         let access = values.enter()?;
-        runs(selection, &strides, size, |run| {
-            access.gather(scratch, run, size);
-        });
+        for selection in selections {
+            runs(selection, &strides, size, |run| {
+                access.gather(scratch, run, size);
+            });
+        }
         drop(access);
         encode(scratch)
     })
 }
 
 /// What becomes of one subchunk of a shard.
-enum Subchunk {
+enum Subchunk<'a> {
     Absent,
     /// Its encoded bytes stay as they are, at this range of the stored shard.
     Kept(Range<u64>),
-    /// The part of the selection with this number falls into it.
-    Touched(usize),
+    /// These parts of the selections fall into it.
+    Touched(&'a [PartId]),
     /// It has been encoded anew; `None` for one that is not stored.
     Encoded(Option<Vec<u8>>),
 }
@@ -154,7 +157,7 @@ fn update_shard(
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
     most: u64,
-    selection: &Selection,
+    selections: &[Selection],
     values: Values<'_>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
@@ -182,39 +185,33 @@ fn update_shard(
     let mut subchunks = Vec::new();
     reserve(&mut subchunks, count)?;
     subchunks.extend((0..count).map(|at| index.range(at).map_or(Subchunk::Absent, Subchunk::Kept)));
-    let split = Split::new(selection, &sharding.chunk_shape, &grid);
+    let splits = Splits::new(selections, &sharding.chunk_shape, &grid);
+    let touched: Vec<_> = splits.subchunks().collect();
     let subspec = spec.with_shape(&sharding.chunk_shape);
     let inner = Values {
         work: values.work.on_one_thread(),
         ..values
     };
-    let encode = |at: usize, part: usize, into: &mut Vec<u8>| {
+    let encode = |ids: &[PartId], into: &mut Vec<u8>| {
         let before = existing
-            .zip(index.range(at))
+            .zip(index.range(ids[0].subchunk))
             .map(|(shard, range)| bytes_of(shard, &range))
             .transpose()?;
-        update(
-            &sharding.inner,
-            &subspec,
-            before,
-            &split.part(part),
-            inner,
-            into,
-        )
+        let parts: Vec<_> = ids.iter().map(|id| splits.part(*id)).collect();
+        update(&sharding.inner, &subspec, before, &parts, inner, into)
     };
-    if values.work.parallel && split.len() > 1 {
-        let encoded = pool::for_each((0..split.len()).collect(), true, |part| {
-            let at = split.subchunk(part);
+    if values.work.parallel && touched.len() > 1 {
+        let encoded = pool::for_each(touched, true, |ids| {
             let mut bytes = Vec::new();
-            let stored = encode(at, part, &mut bytes)?;
-            Ok((at, stored.then_some(bytes)))
+            let stored = encode(ids, &mut bytes)?;
+            Ok((ids[0].subchunk, stored.then_some(bytes)))
         })?;
         for (at, bytes) in encoded {
             subchunks[at] = Subchunk::Encoded(bytes);
         }
     } else {
-        for part in 0..split.len() {
-            subchunks[split.subchunk(part)] = Subchunk::Touched(part);
+        for ids in touched {
+            subchunks[ids[0].subchunk] = Subchunk::Touched(ids);
         }
     }
     assemble(
@@ -232,8 +229,8 @@ fn assemble(
     sharding: &Sharding,
     spec: &ChunkSpec,
     existing: &[u8],
-    subchunks: &[Subchunk],
-    encode: impl Fn(usize, usize, &mut Vec<u8>) -> Result<bool, Error>,
+    subchunks: &[Subchunk<'_>],
+    encode: impl Fn(&[PartId], &mut Vec<u8>) -> Result<bool, Error>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
     let origin = into.len();
@@ -251,7 +248,7 @@ fn assemble(
                 append(into, bytes_of(existing, range)?)?;
                 true
             }
-            Subchunk::Touched(part) => encode(at, *part, into)?,
+            Subchunk::Touched(ids) => encode(ids, into)?,
             Subchunk::Encoded(Some(bytes)) => {
                 append(into, bytes)?;
                 true
@@ -330,7 +327,7 @@ mod tests {
             },
         };
         let mut object = Vec::new();
-        let refused = update(&layout, &spec, Some(&shard), &one, values, &mut object);
+        let refused = update(&layout, &spec, Some(&shard), &[one], values, &mut object);
         assert!(matches!(refused, Err(Error::Decode { .. })), "{refused:?}");
         assert_eq!(0, object.capacity());
     }

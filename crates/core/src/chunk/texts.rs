@@ -12,7 +12,7 @@ use crate::chunk::encode::Values;
 use crate::codec::chain::Chain;
 use crate::codec::element::{ChunkSpec, Kind};
 use crate::copy::buffer::Access;
-use crate::copy::selection::Selection;
+use crate::copy::selection::{Selection, covered};
 use crate::copy::strided::{Run, runs};
 use crate::error::Error;
 use crate::memory::{append, reserve};
@@ -152,12 +152,12 @@ pub(crate) fn update(
     chain: &Chain,
     spec: &ChunkSpec,
     existing: Option<&[u8]>,
-    selection: &Selection,
+    selections: &[Selection],
     values: Values<'_>,
     into: &mut Vec<u8>,
 ) -> Result<bool, Error> {
     let mut texts = match existing {
-        _ if selection.covers(&spec.shape) => Texts::filled(spec, &[])?,
+        _ if covered(selections, &spec.shape) => Texts::filled(spec, &[])?,
         Some(existing) => {
             values.work.stats.chunks_decoded.add(1);
             Texts::decode(
@@ -169,9 +169,11 @@ pub(crate) fn update(
     };
     let access = values.enter()?;
     let (strides, size) = (chain.strides(spec), spec.element.size);
-    each_run(selection, &strides, size, |run| {
-        texts.take(&access, run, size)
-    })?;
+    for selection in selections {
+        each_run(selection, &strides, size, |run| {
+            texts.take(&access, run, size)
+        })?;
+    }
     drop(access);
     if !values.write_empty && texts.iter().all(|text| text == spec.fill) {
         return Ok(false);

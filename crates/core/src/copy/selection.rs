@@ -41,6 +41,11 @@ pub enum Selection {
     },
 }
 
+/// Whether one of the selections covers a chunk of `shape`.
+pub(crate) fn covered(selections: &[Selection], shape: &[u64]) -> bool {
+    selections.iter().any(|selection| selection.covers(shape))
+}
+
 impl Selection {
     /// How many elements are selected.
     #[must_use]

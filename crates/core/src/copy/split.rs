@@ -2,7 +2,8 @@
 //!
 //! A part is made when it is asked for. What is kept is small: for a grid, the pieces of each axis, whose
 //! product the parts are. A selection of a shard with 262,144 subchunks takes kilobytes so, where a list
-//! of its parts takes some 90 MB.
+//! of its parts takes some 90 MB. Several selections of one shard are divided together, so that what stands
+//! in a subchunk is found in one place.
 
 use crate::copy::positions::Positions;
 use crate::copy::selection::{Axis, Selection};
@@ -71,6 +72,63 @@ impl Split {
             },
             Self::Points(parts) => parts[part].1.clone(),
         }
+    }
+}
+
+/// Several selections divided along the same subchunks.
+#[derive(Debug)]
+pub(crate) struct Splits {
+    splits: Vec<Split>,
+    /// In the order of the subchunks and, within one, of the selections.
+    parts: Vec<PartId>,
+}
+
+/// Names the part of a selection that falls into a subchunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PartId {
+    /// Number in C order.
+    pub subchunk: usize,
+    /// Which of the selections.
+    pub selection: usize,
+    part: usize,
+}
+
+impl Splits {
+    /// Divides `selections` along subchunks of shape `subchunk`, of which a shard holds a `grid`.
+    pub(crate) fn new<'a>(
+        selections: impl IntoIterator<Item = &'a Selection>,
+        subchunk: &[u64],
+        grid: &[u64],
+    ) -> Self {
+        let selections = selections.into_iter();
+        let splits: Vec<_> = selections
+            .map(|selection| Split::new(selection, subchunk, grid))
+            .collect();
+        let mut parts: Vec<_> = splits
+            .iter()
+            .enumerate()
+            .flat_map(|(selection, split)| {
+                (0..split.len()).map(move |part| PartId {
+                    subchunk: split.subchunk(part),
+                    selection,
+                    part,
+                })
+            })
+            .collect();
+        if splits.len() > 1 {
+            parts.sort_unstable();
+        }
+        Self { splits, parts }
+    }
+
+    /// The parts in each touched subchunk.
+    pub(crate) fn subchunks(&self) -> impl Iterator<Item = &[PartId]> {
+        self.parts.chunk_by(|a, b| a.subchunk == b.subchunk)
+    }
+
+    /// A part, with positions counted from its subchunk's origin.
+    pub(crate) fn part(&self, id: PartId) -> Selection {
+        self.splits[id.selection].part(id.part)
     }
 }
 
@@ -232,6 +290,19 @@ mod tests {
             joined.sort();
             whole.sort();
             assert_eq!(whole, joined);
+        }
+    }
+
+    #[test]
+    fn selections_of_one_subchunk_stand_side_by_side() {
+        let selections = [grid(), grid()];
+        let splits = Splits::new(&selections, &[4, 3, 2], &[2, 3, 3]);
+        let subchunks: Vec<_> = splits.subchunks().collect();
+        assert_eq!(2 * 3 * 3, subchunks.len());
+        for (number, parts) in subchunks.into_iter().enumerate() {
+            let ids: Vec<_> = parts.iter().map(|id| (id.subchunk, id.selection)).collect();
+            assert_eq!(vec![(number, 0), (number, 1)], ids);
+            assert_eq!(splits.part(parts[0]), splits.part(parts[1]));
         }
     }
 

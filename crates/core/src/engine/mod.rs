@@ -9,11 +9,10 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::RwLock;
 
 use crate::batch::Array;
-use crate::copy::selection::Selection;
 use crate::error::{Error, StoreError};
 use crate::limits::permits::Admission;
 use crate::limits::pool::Pool;
-use crate::share::fetches::{Fetches, Span, Subchunks, Whole};
+use crate::share::fetches::{Fetches, Selections, Span, Subchunks, Whole};
 use crate::share::index_cache::IndexCache;
 use crate::share::index_loads::IndexLoads;
 use crate::share::locks::KeyLocks;
@@ -39,7 +38,7 @@ pub struct Engine {
     pub(crate) stats: Arc<Stats>,
     pub(crate) admission: Admission,
     /// Fetches of whole objects, and of byte ranges of shards.
-    pub(crate) objects: Arc<Fetches<Whole, Selection>>,
+    pub(crate) objects: Arc<Fetches<Whole, Selections>>,
     pub(crate) spans: Arc<Fetches<Span, Subchunks>>,
     pub(crate) indexes: IndexCache,
     pub(crate) index_loads: IndexLoads,

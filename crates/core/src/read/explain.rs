@@ -34,7 +34,9 @@ pub struct Plan {
 impl Engine {
     /// Tells what reading this batch would do, from what is known now.
     #[must_use]
-    pub fn explain(&self, batch: &Batch) -> Plan {
+    pub fn explain(&self, mut batch: Batch) -> Plan {
+        batch.merge_items();
+        let batch = &batch;
         let mut told = Plan {
             chunks: batch.items.len(),
             units: 0,
@@ -93,7 +95,7 @@ impl Engine {
         told.index_hits += 1;
         let grid = sharding.grid(&spec.chunk);
         let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
-        let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+        let plan = plan::spans(sharding, &grid, &located.index, &item.selections, gap, max);
         if plan.spans.is_empty() {
             // No data request would show that the index is stale, so it is fetched again.
             let trips = index_trips(store, sharding);
@@ -133,7 +135,7 @@ mod tests {
         let (memory, store) = (Memory::new(&[0; 3]), MemoryStore::new());
         let told = |store| {
             let array = array(store, &bytes());
-            engine().explain(&chunks(&array, 1, &["a", "b", "c"], &memory.buffer()))
+            engine().explain(chunks(&array, 1, &["a", "b", "c"], &memory.buffer()))
         };
         let expected = Plan {
             chunks: 3,
@@ -169,7 +171,7 @@ mod tests {
             let some = vec![item(&spec(&array, 8), "s", range(3, 5, 0))];
             batch(&array, some, &memory.buffer())
         };
-        let first = engine.explain(&part());
+        let first = engine.explain(part());
         assert_eq!(
             (1, 0, false),
             (first.index_misses, first.index_hits, first.exact)
@@ -178,7 +180,7 @@ mod tests {
         read(Arc::clone(&engine), part()).await.unwrap();
         assert!(store.sent().len() - before >= first.requests);
 
-        let second = engine.explain(&part());
+        let second = engine.explain(part());
         assert_eq!(
             (0, 1, true),
             (second.index_misses, second.index_hits, second.exact)

@@ -111,10 +111,10 @@ fn read_parts(
     let subspec = spec.with_shape(&sharding.chunk_shape);
     let mut present = Vec::new();
     let touched = Touched::new(sharding, spec, wants);
-    for (subchunk, parts) in &touched.subchunks {
-        match index.range(*subchunk) {
-            Some(range) => present.push((range, parts)),
-            None => fill(&subspec, &as_wants(&touched.parts(parts)))?,
+    for ids in touched.subchunks() {
+        match index.range(ids[0].subchunk) {
+            Some(range) => present.push((range, ids)),
+            None => fill(&subspec, &as_wants(&touched.parts(ids)))?,
         }
     }
     let ranges: Vec<_> = present.iter().map(|(range, _)| range.clone()).collect();
@@ -125,10 +125,10 @@ fn read_parts(
             store.read(&fetch.key, opened, span.clone(), encoded)?;
             work.stats.bytes_read.add(encoded.len() as u64);
             for member in members {
-                let (range, parts) = &present[member];
+                let (range, ids) = &present[member];
                 let range = range.start - span.start..range.end - span.start;
                 let bytes = bytes_of(encoded, &range)?;
-                let parts = touched.parts(parts);
+                let parts = touched.parts(ids);
                 place(&sharding.inner, &subspec, bytes, &as_wants(&parts), inner)?;
             }
             Ok(())

@@ -40,8 +40,9 @@ use crate::store::{LocalStore, Store};
 /// # Cancel safety
 /// Dropping the future closes its requests. Jobs that run already may still write to the buffer:
 /// [`crate::OutBuffer::closed`] tells when nothing does any more.
-pub async fn read(engine: Arc<Engine>, batch: Batch) -> Result<Vec<bool>, BatchError> {
+pub async fn read(engine: Arc<Engine>, mut batch: Batch) -> Result<Vec<bool>, BatchError> {
     engine.stats.batches.add(1);
+    let places = batch.merge_items();
     let reader = Reader {
         results: Results::new(batch.items.len()),
         turns: Turns::new(),
@@ -65,7 +66,8 @@ pub async fn read(engine: Arc<Engine>, batch: Batch) -> Result<Vec<bool>, BatchE
             reader.turns.drive(units, stop).await;
         }
     }
-    reader.outcome().await
+    let missing = reader.outcome().await?;
+    Ok(places.into_iter().map(|at| missing[at]).collect())
 }
 
 /// One read under way.
@@ -85,15 +87,18 @@ impl Reader {
         turn: Turn,
     ) -> BoxFuture<'static, ()> {
         let engine = &self.jobs.engine;
+        let alone = items.len() == self.batch.items.len();
         let wanted = items.map(|index| {
             let item = &self.batch.items[index];
-            let waiter = self.waiter(item.selection.clone(), &self.results, index);
+            let waiter = self.waiter(Arc::clone(&item.selections), &self.results, index);
             (self.request(item, Whole), waiter)
         });
         let (jobs, store) = (self.jobs.clone(), Arc::clone(store));
-        let units = engine.objects.share_all(wanted, &engine.stats, |fetches| {
-            read_files(jobs, store, fetches, turn).boxed()
-        });
+        let units = engine
+            .objects
+            .share_all(wanted, alone, &engine.stats, |fetches| {
+                read_files(jobs, store, fetches, turn).boxed()
+            });
         // Each unit notes its outcome in the results.
         futures::future::join_all(units).map(drop).boxed()
     }
@@ -114,6 +119,11 @@ impl Reader {
             How::Parts(sharding) => self.read_shard(requests, sharding, item, turn).await,
         };
         self.results.set(index, outcome);
+    }
+
+    /// Whether the batch waits for one object only.
+    pub(crate) fn alone(&self) -> bool {
+        self.batch.items.len() == 1
     }
 
     /// Reads an object in one request, and tells whether it was missing.
@@ -140,12 +150,12 @@ impl Reader {
         index: usize,
         turn: Turn,
     ) {
-        let waiter = self.waiter(item.selection.clone(), results, index);
+        let waiter = self.waiter(Arc::clone(&item.selections), results, index);
         let (request, requests) = (self.request(item, Whole), requests.clone());
         let engine = &self.jobs.engine;
         let unit = engine
             .objects
-            .share(request, waiter, &engine.stats, |fetch| {
+            .share(request, waiter, self.alone(), &engine.stats, |fetch| {
                 read_object(requests, fetch, turn).boxed()
             });
         // A unit that panics leaves no outcome, and is reported for that.
@@ -194,8 +204,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        FILL, LIMITS, Memory, MemoryStore, advance, array, assert_idle, bytes, chunks, engine,
-        until,
+        FILL, LIMITS, Memory, MemoryStore, advance, array, assert_idle, batch, bytes, chunks,
+        engine, item, range, spec, until,
     };
     use crate::{Limits, LocalStore};
 
@@ -211,6 +221,23 @@ mod tests {
             assert_eq!(vec![false, true, false], missing);
             assert_eq!(vec![3, 4, FILL, FILL, 1, 2], memory.bytes());
         }
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn items_of_one_object_are_one_fetch() {
+        let (store, memory, engine) = (MemoryStore::new(), Memory::new(&[0; 4]), engine());
+        store.set("a", &[1, 2, 3]).await;
+        let array = array(store.remote(), &bytes());
+        let spec = spec(&array, 3);
+        let items = [("a", 1, 0), ("b", 0, 1), ("a", 0, 2), ("b", 2, 3)];
+        let items = items.map(|(key, from, to)| item(&spec, key, range(from, from + 1, to)));
+        let batch = batch(&array, items.into(), &memory.buffer());
+        let missing = read(Arc::clone(&engine), batch).await.unwrap();
+        assert_eq!(vec![false, true, false, true], missing);
+        assert_eq!(vec![2, FILL, 1, FILL], memory.bytes());
+        assert_eq!(vec!["get a", "get b"], store.sent());
+        assert_eq!(1, engine.stats().chunks_decoded.get());
         assert_idle(&engine);
     }
 

@@ -15,7 +15,7 @@ use crate::batch::{Batch, Item};
 use crate::codec::layout::{Layout, Sharding};
 use crate::codec::shard_index::ShardIndex;
 use crate::copy::selection::Selection;
-use crate::copy::split::Split;
+use crate::copy::split::{PartId, Splits};
 use crate::read::coalesce::coalesce;
 use crate::share::fetches::Subchunks;
 
@@ -36,7 +36,7 @@ pub(crate) fn how<'a>(batch: &'a Batch, item: &Item, budget: u64) -> How<'a> {
         return How::Chunk;
     };
     let nbytes = item.spec.nbytes as u64;
-    let whole = item.complete || item.selection.covers(&item.spec.chunk.shape);
+    let whole = item.complete || item.covers();
     // A small shard takes one round trip instead of two; the bytes that are not wanted cost less than that.
     if nbytes <= batch.coalesce_gap || (whole && nbytes <= budget / 2) {
         How::Shard(sharding)
@@ -48,12 +48,12 @@ pub(crate) fn how<'a>(batch: &'a Batch, item: &Item, budget: u64) -> How<'a> {
 /// What is fetched of a shard whose index is known, and what is not there.
 #[derive(Debug)]
 pub(crate) struct ShardPlan {
-    /// The selection, divided along the subchunks.
-    pub split: Arc<Split>,
+    /// The selections, divided along the subchunks.
+    pub splits: Arc<Splits>,
     /// Merged byte ranges, each with the subchunks in it.
     pub spans: Vec<(Range<u64>, Subchunks)>,
-    /// Parts of `split` whose subchunks are not stored.
-    pub absent: Vec<usize>,
+    /// Parts of `splits` whose subchunks are not stored.
+    pub absent: Vec<PartId>,
 }
 
 /// Plans the byte ranges of a shard; ranges closer than `gap` are merged up to `max` bytes.
@@ -61,34 +61,34 @@ pub(crate) fn spans(
     sharding: &Sharding,
     grid: &[u64],
     index: &ShardIndex,
-    selection: &Selection,
+    selections: &[Selection],
     gap: u64,
     max: u64,
 ) -> ShardPlan {
-    let split = Arc::new(Split::new(selection, &sharding.chunk_shape, grid));
+    let splits = Arc::new(Splits::new(selections, &sharding.chunk_shape, grid));
     let (mut ranges, mut parts, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-    for part in 0..split.len() {
-        match index.range(split.subchunk(part)) {
+    for ids in splits.subchunks() {
+        match index.range(ids[0].subchunk) {
             Some(range) => {
                 ranges.push(range);
-                parts.push(part);
+                parts.push(ids);
             }
-            None => absent.push(part),
+            None => absent.extend(ids),
         }
     }
     let spans = coalesce(&ranges, gap, max)
         .into_iter()
         .map(|(span, members)| {
-            let members = members
-                .into_iter()
-                .map(|member| (ranges[member].clone(), parts[member]))
-                .collect();
-            let split = Arc::clone(&split);
-            (span, Subchunks { split, members })
+            let members = members.into_iter().flat_map(|member| {
+                let range = &ranges[member];
+                parts[member].iter().map(|id| (range.clone(), *id))
+            });
+            let (members, splits) = (members.collect(), Arc::clone(&splits));
+            (span, Subchunks { splits, members })
         })
         .collect();
     ShardPlan {
-        split,
+        splits,
         spans,
         absent,
     }
@@ -136,17 +136,20 @@ mod tests {
     type Planned = (Vec<(u64, u64)>, Vec<Vec<usize>>, Vec<usize>);
 
     fn planned(selection: &Selection, gap: u64) -> Planned {
+        planned_together(std::slice::from_ref(selection), gap)
+    }
+
+    fn planned_together(selections: &[Selection], gap: u64) -> Planned {
         let (sharding, index) = shard();
-        let plan = spans(&sharding, &[4], &index, selection, gap, 1 << 20);
-        let subchunks = |parts: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
-            parts.map(|part| plan.split.subchunk(part)).collect()
-        };
-        let absent = subchunks(&mut plan.absent.iter().copied());
+        let plan = spans(&sharding, &[4], &index, selections, gap, 1 << 20);
+        let absent = plan.absent.iter().map(|id| id.subchunk).collect();
+        let subchunks =
+            |wanted: &Subchunks| wanted.members.iter().map(|(_, id)| id.subchunk).collect();
         let members = plan
             .spans
             .iter()
-            .map(|(_, wanted)| subchunks(&mut wanted.members.iter().map(|(_, part)| *part)));
-        let members = members.collect();
+            .map(|(_, wanted)| subchunks(wanted))
+            .collect();
         let ranges = plan
             .spans
             .into_iter()
@@ -189,6 +192,15 @@ mod tests {
     }
 
     #[test]
+    fn selections_of_one_shard_fetch_a_subchunk_once() {
+        let selections = [range(12, 17, 0), range(25, 27, 5), range(8, 12, 7)];
+        assert_eq!(
+            (vec![(0, 10), (15, 25)], vec![vec![0], vec![1, 1]], vec![2]),
+            planned_together(&selections, 0)
+        );
+    }
+
+    #[test]
     fn a_nested_shard_is_one_subchunk() {
         let codecs = shards(20, &shards(5, &bytes()));
         let batch = batch(&codecs, range(0, 3, 0));
@@ -201,7 +213,7 @@ mod tests {
             sharding,
             &[2],
             &index,
-            &batch.items[0].selection,
+            &batch.items[0].selections,
             0,
             1 << 20,
         );

@@ -109,7 +109,8 @@ impl Reader {
             found => found?,
         };
         let Some(Found { located, cached }) = found else {
-            let all = std::iter::once(item.selection.clone());
+            let selections = Arc::clone(&item.selections);
+            let all = (0..selections.len()).map(move |at| selections[at].clone());
             self.fill(item.spec.chunk.clone(), all).await?;
             return Ok(Attempt::Done { missing: true });
         };
@@ -122,14 +123,14 @@ impl Reader {
         }
         let (gap, max) = (self.batch.coalesce_gap, self.batch.coalesce_max);
         let grid = sharding.grid(&item.spec.chunk);
-        let plan = plan::spans(sharding, &grid, &located.index, &item.selection, gap, max);
+        let plan = plan::spans(sharding, &grid, &located.index, &item.selections, gap, max);
         if cached && plan.spans.is_empty() {
             return Ok(Attempt::Stale);
         }
         if !plan.absent.is_empty() {
             let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
-            let (split, absent) = (plan.split, plan.absent.into_iter());
-            let absent = absent.map(move |part| split.part(part));
+            let (splits, absent) = (plan.splits, plan.absent.into_iter());
+            let absent = absent.map(move |id| splits.part(id));
             self.fill(spec, absent).await?;
         }
         let read = self.spans(requests, sharding, item, &located, plan.spans);
@@ -172,9 +173,13 @@ impl Reader {
         let cached_now = cached();
         let source = match cached_now {
             Some(located) => Source::Cached(located),
-            None => engine
-                .index_loads
-                .join(&id, spec, self.batch.since, cached, |began| {
+            None => engine.index_loads.join(
+                &id,
+                spec,
+                self.batch.since,
+                self.alone(),
+                cached,
+                |began| {
                     let request = self.request(item, sharding.clone());
                     let requests = requests.clone();
                     async move {
@@ -189,7 +194,8 @@ impl Reader {
                         loaded
                     }
                     .boxed()
-                }),
+                },
+            ),
         };
         match source {
             Source::Cached(located) => Ok(Some(Found {
@@ -220,6 +226,7 @@ impl Reader {
     ) -> Result<(), Error> {
         let engine = &self.jobs.engine;
         let results = Results::new(spans.len());
+        let alone = self.alone() && spans.len() == 1;
         let sharding = Arc::new(sharding.clone());
         let units = spans
             .into_iter()
@@ -230,9 +237,11 @@ impl Reader {
                 let waiter = self.waiter(wanted, &results, index);
                 let (requests, sharding) = (requests.clone(), Arc::clone(&sharding));
                 move |turn: Turn| {
-                    let unit = engine.spans.share(request, waiter, &engine.stats, |fetch| {
-                        read_span(requests, sharding, fetch, turn).boxed()
-                    });
+                    let unit = engine
+                        .spans
+                        .share(request, waiter, alone, &engine.stats, |fetch| {
+                            read_span(requests, sharding, fetch, turn).boxed()
+                        });
                     // A unit that panics leaves no outcome, and is reported for that.
                     unit.map(drop).boxed()
                 }

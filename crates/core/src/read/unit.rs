@@ -20,7 +20,7 @@ use crate::error::{Error, StoreError};
 use crate::limits::pool::{self, guard};
 use crate::limits::turn::Turn;
 use crate::read::local::read_local;
-use crate::share::fetches::{Fetch, ObjectFetch, SpanFetch, Waiter};
+use crate::share::fetches::{Fetch, ObjectFetch, Selections, SpanFetch, Waiter};
 use crate::store::{Get, LocalStore, Part};
 
 /// Reads local objects one after the other, in one job.
@@ -144,7 +144,7 @@ pub(crate) async fn read_span(
             for waiter in waiters {
                 for (range, part) in &waiter.wanted.members {
                     let at = (range.start - span.range.start, range.end - span.range.start);
-                    let part = waiter.wanted.split.part(*part);
+                    let part = waiter.wanted.splits.part(*part);
                     subchunks.entry(at).or_default().push((part, &waiter.out));
                 }
             }
@@ -170,12 +170,13 @@ fn deliver<S, W>(fetch: &Fetch<S, W>, work: impl FnOnce(&[Waiter<W>]) -> Result<
     }
 }
 
-fn wants(waiters: &[Waiter<Selection>]) -> Vec<Want<'_>> {
+fn wants(waiters: &[Waiter<Selections>]) -> Vec<Want<'_>> {
     waiters
         .iter()
-        .map(|waiter| Want {
-            selection: &waiter.wanted,
-            out: &waiter.out,
+        .flat_map(|waiter| {
+            let out = &*waiter.out;
+            let selections = waiter.wanted.iter();
+            selections.map(move |selection| Want { selection, out })
         })
         .collect()
 }

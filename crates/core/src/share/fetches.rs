@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -20,13 +21,13 @@ use parking_lot::Mutex;
 use crate::batch::{Array, Results, Spec};
 use crate::copy::buffer::OutBuffer;
 use crate::copy::selection::Selection;
-use crate::copy::split::Split;
+use crate::copy::split::{PartId, Splits};
 use crate::error::Error;
 use crate::share::shared_future::{SharedFuture, WeakSharedFuture};
 use crate::stats::Stats;
 use crate::store::{ObjectId, Validator};
 
-/// A whole object. What is wanted of it is a selection of the chunk.
+/// A whole object. What is wanted of it are selections of the chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Whole;
 
@@ -40,12 +41,13 @@ pub(crate) struct Span {
 /// The subchunks that a batch wants of a [`Span`].
 #[derive(Debug)]
 pub(crate) struct Subchunks {
-    pub split: Arc<Split>,
-    /// Byte range in the shard, and which part of `split` the subchunk serves.
-    pub members: Vec<(Range<u64>, usize)>,
+    pub splits: Arc<Splits>,
+    /// Byte range in the shard of a subchunk, and a part of `splits` that it serves.
+    pub members: Vec<(Range<u64>, PartId)>,
 }
 
-pub(crate) type ObjectFetch = Fetch<Whole, Selection>;
+pub(crate) type Selections = Arc<[Selection]>;
+pub(crate) type ObjectFetch = Fetch<Whole, Selections>;
 pub(crate) type SpanFetch = Fetch<Span, Subchunks>;
 
 /// What is to be fetched, for a batch that began at `since`.
@@ -122,7 +124,7 @@ impl<S, W> Fetch<S, W> {
 #[derive(Debug)]
 pub(crate) struct Fetches<S, W>(Mutex<UnderWay<S, W>>);
 
-type UnderWay<S, W> = HashMap<ObjectId, Vec<Weak<Fetch<S, W>>>>;
+type UnderWay<S, W> = HashMap<ObjectId, Vec<Weak<Fetch<S, W>>>, RandomState>;
 
 impl<S, W> Default for Fetches<S, W> {
     fn default() -> Self {
@@ -132,10 +134,13 @@ impl<S, W> Default for Fetches<S, W> {
 
 impl<S: PartialEq, W> Fetches<S, W> {
     /// Joins the fetch of the same bytes that is under way, or starts `work` on a new one.
+    ///
+    /// Work that is waited for `alone`, as by a batch of one unit, needs no task of its own.
     pub(crate) fn share(
         self: &Arc<Self>,
         request: Request<S>,
         waiter: Waiter<W>,
+        alone: bool,
         stats: &Stats,
         work: impl FnOnce(Arc<Fetch<S, W>>) -> BoxFuture<'static, ()>,
     ) -> SharedFuture<()> {
@@ -146,7 +151,10 @@ impl<S: PartialEq, W> Fetches<S, W> {
                 stats.flights_shared.add(1);
                 shared
             }
-            Err(fetch) => start(std::slice::from_ref(&fetch), work(Arc::clone(&fetch))),
+            Err(fetch) => {
+                let new = std::slice::from_ref(&fetch);
+                start(new, work(Arc::clone(&fetch)), alone)
+            }
         };
         // Dropping a fetch takes the lock, so `seen` goes after it.
         drop(under_way);
@@ -157,6 +165,7 @@ impl<S: PartialEq, W> Fetches<S, W> {
     pub(crate) fn share_all(
         self: &Arc<Self>,
         wanted: impl Iterator<Item = (Request<S>, Waiter<W>)>,
+        alone: bool,
         stats: &Stats,
         work: impl FnOnce(Vec<Arc<Fetch<S, W>>>) -> BoxFuture<'static, ()>,
     ) -> Vec<SharedFuture<()>> {
@@ -170,7 +179,7 @@ impl<S: PartialEq, W> Fetches<S, W> {
         }
         stats.flights_shared.add(shared.len() as u64);
         if !new.is_empty() {
-            shared.push(start(&new, work(new.clone())));
+            shared.push(start(&new, work(new.clone()), alone && shared.is_empty()));
         }
         drop(under_way);
         shared
@@ -225,8 +234,12 @@ impl<S: PartialEq, W> Fetches<S, W> {
 }
 
 /// Makes one shared future of the work on these fetches.
-fn start<S, W>(fetches: &[Arc<Fetch<S, W>>], work: BoxFuture<'static, ()>) -> SharedFuture<()> {
-    let work = SharedFuture::spawn(work.map(Ok));
+fn start<S, W>(
+    fetches: &[Arc<Fetch<S, W>>],
+    work: BoxFuture<'static, ()>,
+    alone: bool,
+) -> SharedFuture<()> {
+    let work = SharedFuture::start(work.map(Ok), alone);
     for fetch in fetches {
         fetch.work.get_or_init(|| work.downgrade());
     }
@@ -253,7 +266,7 @@ mod tests {
     use super::*;
     use crate::testing::{array, bytes, nowhere, range, spec};
 
-    type Objects = Arc<Fetches<Whole, Selection>>;
+    type Objects = Arc<Fetches<Whole, Selections>>;
 
     /// Asks for one object; tells whether a fetch was started for it, which begins at once if `sent`.
     fn ask(objects: &Objects, since: Instant, sent: bool) -> (bool, SharedFuture<()>) {
@@ -266,13 +279,13 @@ mod tests {
             since,
         };
         let waiter = Waiter {
-            wanted: range(0, 1, 0),
+            wanted: [range(0, 1, 0)].into(),
             out: Arc::new(OutBuffer::empty()),
             results: Results::new(1),
             index: 0,
         };
         let mut started = false;
-        let work = objects.share(request, waiter, &Stats::default(), |fetch| {
+        let work = objects.share(request, waiter, false, &Stats::default(), |fetch| {
             started = true;
             if sent {
                 fetch.begin();

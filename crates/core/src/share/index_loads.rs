@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
@@ -21,7 +22,7 @@ pub(crate) type Began = Arc<OnceLock<Instant>>;
 
 /// The index fetches under way.
 #[derive(Debug, Default)]
-pub(crate) struct IndexLoads(Mutex<HashMap<ObjectId, Load>>);
+pub(crate) struct IndexLoads(Mutex<HashMap<ObjectId, Load, RandomState>>);
 
 /// One index fetch under way.
 #[derive(Debug)]
@@ -48,12 +49,14 @@ pub(crate) struct Waiting<'a> {
 impl IndexLoads {
     /// Joins the fetch of this index or starts one; or gives what a fetch that ended meanwhile has cached.
     ///
-    /// A batch that began at `since` joins no fetch whose request was sent before.
+    /// A batch that began at `since` joins no fetch whose request was sent before. A fetch that is waited for
+    /// `alone` needs no task of its own.
     pub(crate) fn join(
         &self,
         id: &ObjectId,
         spec: &Arc<Spec>,
         since: Instant,
+        alone: bool,
         cached: impl FnOnce() -> Option<Located>,
         start: impl FnOnce(Began) -> BoxFuture<'static, Result<Loaded, Error>>,
     ) -> Source<'_> {
@@ -69,7 +72,7 @@ impl IndexLoads {
             return Source::Cached(located);
         }
         let began = Began::default();
-        let work = SharedFuture::spawn(start(Arc::clone(&began)));
+        let work = SharedFuture::start(start(Arc::clone(&began)), alone);
         let load = Load {
             spec: Arc::clone(spec),
             began,
@@ -142,6 +145,7 @@ mod tests {
                 &id,
                 &spec,
                 Instant::now(),
+                false,
                 || None,
                 |_| std::future::pending().boxed(),
             )
@@ -167,8 +171,8 @@ mod tests {
             began.get_or_init(Instant::now);
             std::future::pending().boxed()
         };
-        let first = loads.join(&id, &spec, Instant::now(), || None, send);
-        let second = loads.join(&id, &spec, Instant::now(), || None, send);
+        let first = loads.join(&id, &spec, Instant::now(), false, || None, send);
+        let second = loads.join(&id, &spec, Instant::now(), false, || None, send);
         assert!(matches!(first, Source::Fetch(_, true)));
         assert!(matches!(second, Source::Fetch(_, true)));
     }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
@@ -12,7 +13,7 @@ use crate::store::{ForeignStore, ObjectId};
 
 /// The locks that are held or waited for.
 #[derive(Debug, Default)]
-pub(crate) struct KeyLocks(Mutex<HashMap<ObjectId, Entry>>);
+pub(crate) struct KeyLocks(Mutex<HashMap<ObjectId, Entry, RandomState>>);
 
 #[derive(Debug)]
 struct Entry {

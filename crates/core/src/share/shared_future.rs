@@ -1,9 +1,10 @@
 //! A future that several tasks wait for: it goes on while one of them is left, and is dropped with the last.
 //!
 //! The work has a task of its own, the [`Driver`], so the units of one batch run on whichever threads of the
-//! runtime are free; a batch only waits for outcomes. The driver does not keep the work going: dropping the
-//! last [`SharedFuture`] drops the work before it returns. A panic in the work becomes an error for every
-//! task that waits.
+//! runtime are free; a batch only waits for outcomes. A batch that waits for nothing else polls the driver
+//! itself, which spares waking a thread twice. The driver does not keep the work going: dropping the last
+//! [`SharedFuture`] drops the work before it returns. A panic in the work becomes an error for every task
+//! that waits.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -23,10 +25,12 @@ use crate::limits::pool::panicked;
 type Outcome<T> = Result<T, Error>;
 
 /// One task's hold on the work.
-pub(crate) struct SharedFuture<T> {
+pub(crate) struct SharedFuture<T: Send + Sync + 'static> {
     hold: Arc<Hold<T>>,
     /// Made before `outcome` is looked at, so that no notice is missed.
     done: Pin<Box<OwnedNotified>>,
+    /// Dropped after the hold.
+    inline: Option<Inline<T>>,
 }
 
 /// A reference for tasks that may come later; it does not keep the work going.
@@ -34,6 +38,9 @@ pub(crate) struct WeakSharedFuture<T>(Weak<Hold<T>>);
 
 /// What has to be polled for the work to go on; ends with it, or when nobody waits for it.
 pub(crate) struct Driver<T>(Arc<Shared<T>>);
+
+/// A driver that a task polls with its hold; it gets a task of its own where others wait when that is dropped.
+struct Inline<T: Send + Sync + 'static>(Option<Driver<T>>);
 
 struct Shared<T> {
     work: Mutex<Work<T>>,
@@ -52,10 +59,17 @@ struct Work<T> {
 struct Hold<T>(Arc<Shared<T>>);
 
 impl<T: Send + Sync + 'static> SharedFuture<T> {
-    /// Starts the work in a task of the runtime.
-    pub(crate) fn spawn(work: impl Future<Output = Outcome<T>> + Send + 'static) -> Self {
-        let (shared, driver) = Self::new(work);
-        tokio::spawn(driver);
+    /// Starts the work: in a task of the runtime or, if the caller waits for it `alone`, in the caller's own.
+    pub(crate) fn start(
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+        alone: bool,
+    ) -> Self {
+        let (mut shared, driver) = Self::new(work);
+        if alone {
+            shared.inline = Some(Inline(Some(driver)));
+        } else {
+            tokio::spawn(driver);
+        }
         shared
     }
 
@@ -79,10 +93,11 @@ impl<T: Send + Sync + 'static> SharedFuture<T> {
     }
 }
 
-impl<T> SharedFuture<T> {
+impl<T: Send + Sync + 'static> SharedFuture<T> {
     fn of(hold: Arc<Hold<T>>) -> Self {
         let done = Box::pin(Arc::clone(&hold.0.done).notified_owned());
-        Self { hold, done }
+        let inline = None;
+        Self { hold, done, inline }
     }
 
     pub(crate) fn downgrade(&self) -> WeakSharedFuture<T> {
@@ -94,23 +109,25 @@ impl<T> SharedFuture<T> {
     }
 }
 
-impl<T> Clone for SharedFuture<T> {
+impl<T: Send + Sync + 'static> Clone for SharedFuture<T> {
     fn clone(&self) -> Self {
         Self::of(Arc::clone(&self.hold))
     }
 }
 
-impl<T> WeakSharedFuture<T> {
+impl<T: Send + Sync + 'static> WeakSharedFuture<T> {
     pub(crate) fn upgrade(&self) -> Option<SharedFuture<T>> {
         self.0.upgrade().map(SharedFuture::of)
     }
 }
 
-impl<T: Clone> Future for SharedFuture<T> {
+impl<T: Clone + Send + Sync + 'static> Future for SharedFuture<T> {
     type Output = Outcome<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
-        if !self.is_done() {
+        if let Some(Inline(Some(driver))) = &mut self.inline {
+            std::task::ready!(driver.poll_unpin(context));
+        } else if !self.is_done() {
             std::task::ready!(self.done.as_mut().poll(context));
         }
         let ended = || Err(Error::internal("work ended without an outcome"));
@@ -157,6 +174,17 @@ impl<T> Drop for Driver<T> {
     }
 }
 
+impl<T: Send + Sync + 'static> Drop for Inline<T> {
+    fn drop(&mut self) {
+        let wanted = |driver: &Driver<T>| driver.0.work.lock().future.is_some();
+        if let Some(driver) = self.0.take().filter(wanted)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(driver);
+        }
+    }
+}
+
 impl<T> Drop for Hold<T> {
     /// Drops the work, after a poll that is under way, and lets the driver end.
     fn drop(&mut self) {
@@ -170,7 +198,7 @@ impl<T> Drop for Hold<T> {
     }
 }
 
-impl<T> std::fmt::Debug for SharedFuture<T> {
+impl<T: Send + Sync + 'static> std::fmt::Debug for SharedFuture<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SharedFuture").finish_non_exhaustive()
     }
@@ -193,16 +221,45 @@ mod tests {
     #[tokio::test]
     async fn every_task_that_waits_gets_the_outcome() {
         let (go_on, wait) = tokio::sync::oneshot::channel();
-        let first = SharedFuture::spawn(async move {
-            wait.await.ok();
-            Ok(7)
-        });
+        let first = SharedFuture::start(
+            async move {
+                wait.await.ok();
+                Ok(7)
+            },
+            false,
+        );
         let mut second = first.clone();
         assert!(poll!(&mut second).is_pending());
         go_on.send(()).unwrap();
         for outcome in [first.clone().await, second.await, first.await] {
             assert!(matches!(outcome, Ok(7)));
         }
+    }
+
+    #[tokio::test]
+    async fn work_that_one_task_drives_goes_on_when_that_task_is_gone() {
+        let (go_on, wait) = tokio::sync::oneshot::channel();
+        let mut first = SharedFuture::start(
+            async move {
+                wait.await.ok();
+                Ok(7)
+            },
+            true,
+        );
+        let mut second = first.clone();
+        assert!(poll!(&mut first).is_pending());
+        assert!(poll!(&mut second).is_pending());
+        drop(first);
+        go_on.send(()).unwrap();
+        assert!(matches!(second.await, Ok(7)));
+    }
+
+    #[tokio::test]
+    async fn work_that_one_task_drives_ends_for_all() {
+        let first = SharedFuture::start(async { Ok(7) }, true);
+        let second = first.clone();
+        let (first, second) = futures::join!(second, first);
+        assert!(matches!((first, second), (Ok(7), Ok(7))));
     }
 
     #[tokio::test]
@@ -239,10 +296,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_for_every_task_that_waits() {
-        let first: SharedFuture<u8> = SharedFuture::spawn(async { panic!("odd") });
-        let second = first.clone();
-        for outcome in [first.await, second.await] {
-            assert!(matches!(outcome, Err(Error::Internal { .. })));
+        for alone in [false, true] {
+            let first: SharedFuture<u8> = SharedFuture::start(async { panic!("odd") }, alone);
+            let second = first.clone();
+            for outcome in [first.await, second.await] {
+                assert!(matches!(outcome, Err(Error::Internal { .. })));
+            }
         }
     }
 }

@@ -108,7 +108,7 @@ pub(crate) fn item(spec: &Arc<Spec>, key: &str, selection: Selection) -> Item {
         key: key.into(),
         complete: selection.covers(spec.shape()),
         spec: Arc::clone(spec),
-        selection,
+        selections: [selection].into(),
     }
 }
 

@@ -42,8 +42,9 @@ const LOOK_AT_HOLDER: Duration = Duration::from_secs(1);
 /// Dropping the future closes its requests; a foreign store's own `put` or `delete` that has begun goes on
 /// to its end, with the object locked. Each chunk is the old one or the new one afterwards; jobs that run
 /// already may still read the buffer, until [`crate::OutBuffer::closed`] returns.
-pub async fn write(engine: Arc<Engine>, batch: Batch) -> Result<(), BatchError> {
+pub async fn write(engine: Arc<Engine>, mut batch: Batch) -> Result<(), BatchError> {
     engine.stats.batches.add(1);
+    batch.merge_items();
     let writer = Arc::new(Writer {
         results: Results::new(batch.items.len()),
         turns: Turns::new(),
@@ -111,7 +112,7 @@ impl Writer {
             work: self.jobs.work(&self.batch.array),
         };
         let (layout, spec) = (&self.batch.array.layout, &item.spec.chunk);
-        update(layout, spec, existing, &item.selection, values, into)
+        update(layout, spec, existing, &item.selections, values, into)
     }
 
     /// Whether nothing of what is stored survives.
@@ -120,7 +121,7 @@ impl Writer {
     /// shard keeps the subchunks beyond the edge all the same, as they may be within it again.
     fn is_whole(&self, item: &Item) -> bool {
         let complete = item.complete && matches!(self.batch.array.layout, Layout::Chunk(_));
-        complete || item.selection.covers(&item.spec.chunk.shape)
+        complete || item.covers()
     }
 
     /// Bytes in memory while an object is written: decoded and encoded, the stored object where it is
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
     use crate::testing::{
         FILL, Memory, MemoryStore, advance, array, assert_idle, batch, bytes, chunks, engine, item,
-        range, spec, until,
+        range, shards, spec, until,
     };
     use crate::{Array, LocalStore};
 
@@ -251,6 +252,26 @@ mod tests {
         assert_eq!(vec!["put a", "delete b"], store.sent());
         assert_eq!(Some(vec![1, 2]), store.object("a").await);
         assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn items_of_one_object_are_one_put_in_their_order() {
+        for codecs in [bytes(), shards(2, &bytes())] {
+            let (store, engine) = (MemoryStore::new(), engine());
+            let array = array(store.foreign(), &codecs);
+            let spec = spec(&array, 4);
+            let items = [(0, 2, 0), (1, 4, 2), (3, 4, 5)];
+            let items = items.map(|(from, to, at)| item(&spec, "a", range(from, to, at)));
+            let memory = Memory::new(&[1, 2, 3, 4, 5, 6]);
+            let some = batch(&array, items.into(), &memory.buffer());
+            write(Arc::clone(&engine), some).await.unwrap();
+            let puts = store.sent().into_iter().filter(|sent| sent == "put a");
+            assert_eq!(1, puts.count());
+            let memory = Memory::new(&[0; 4]);
+            let all = chunks(&array, 4, &["a"], &memory.buffer());
+            crate::read(Arc::clone(&engine), all).await.unwrap();
+            assert_eq!(vec![1, 3, 4, 6], memory.bytes());
+        }
     }
 
     #[tokio::test]
