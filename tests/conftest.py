@@ -72,8 +72,8 @@ def pipeline() -> ModuleType:
 
 @pytest.fixture
 def byte_ranges() -> None:
-    """Merge adjacent byte ranges only, so that no shard is so small that it is fetched whole."""
-    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0})
+    """Merge adjacent byte ranges only, fetch no shard whole for being small, and keep no chunk."""
+    zarr.config.set({"array.sharding_coalesce_max_gap_bytes": 0, "codec_pipeline.chunk_cache_bytes": 0})
 
 
 @pytest.fixture

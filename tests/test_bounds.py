@@ -155,8 +155,8 @@ async def test_requests_in_flight_do_not_depend_on_max_workers(range_server: Ran
 async def test_memory_limit_bounds_what_is_in_flight(range_server: RangeServer) -> None:
     chunk_nbytes = 64 * 1024
     values = np.arange(16 * chunk_nbytes // 2, dtype="uint16")
-    # The encoded and the decoded chunk both count: four chunks at a time.
-    zarr.config.set({"codec_pipeline.memory_limit_bytes": 8 * chunk_nbytes})
+    # The encoded and the decoded chunk both count: four chunks at a time. Kept chunks would count too.
+    zarr.config.set({"codec_pipeline.memory_limit_bytes": 8 * chunk_nbytes, "codec_pipeline.chunk_cache_bytes": 0})
     array = await served(range_server, values, chunks=(chunk_nbytes // 2,))
     got = await let_go_one_by_one(range_server, array.getitem(slice(None)), bound=4, requests=16)
     np.testing.assert_array_equal(got, values)

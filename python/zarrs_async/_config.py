@@ -17,8 +17,11 @@ from zarrs_async.exceptions import ConfigError
 _MIB = 1 << 20
 _MOST_MEMORY = 1024 * _MIB
 _INDEX_CACHE = 64 * _MIB
+_LONGEST = 86_400
 
 _OWN = {
+    "chunk_cache_bytes",
+    "chunk_cache_recheck_s",
     "chunk_concurrent_maximum",
     "chunk_concurrent_minimum",
     "direct_io",
@@ -52,6 +55,10 @@ class Options:
         Bytes of encoded and decoded chunks in memory at most, process-wide.
     shard_index_cache_bytes : int
         Bytes of decoded shard indexes kept at most, process-wide.
+    chunk_cache_bytes : int
+        Bytes of decoded chunks kept at most, process-wide; at most half of `memory_bytes`, of which they are part.
+    chunk_cache_recheck_s : float
+        Seconds for which a remote object counts as unchanged after it was last seen, where its chunks are kept.
     chunk_concurrent_maximum : int or None
         Chunks of the pipeline in flight at most; None for no bound of its own.
     chunk_concurrent_minimum : int
@@ -74,6 +81,8 @@ class Options:
     requests: int | None
     memory_bytes: int
     shard_index_cache_bytes: int
+    chunk_cache_bytes: int
+    chunk_cache_recheck_s: float
     chunk_concurrent_maximum: int | None
     chunk_concurrent_minimum: int
     validate_checksums: bool
@@ -98,11 +107,14 @@ class Options:
         """
         _warn_of_misspelt()
         workers = _count("threading.max_workers")
+        memory_bytes = _count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes()
         return cls(
             threads=workers or _rust.cpus(),
             requests=_count("codec_pipeline.request_concurrent_maximum") or None,
-            memory_bytes=_count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes(),
+            memory_bytes=memory_bytes,
             shard_index_cache_bytes=_count("codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE),
+            chunk_cache_bytes=_count("codec_pipeline.chunk_cache_bytes", least=0, default=memory_bytes // 8),
+            chunk_cache_recheck_s=_seconds("codec_pipeline.chunk_cache_recheck_s"),
             chunk_concurrent_maximum=_count("codec_pipeline.chunk_concurrent_maximum") or None,
             chunk_concurrent_minimum=_count("codec_pipeline.chunk_concurrent_minimum", default=4),
             validate_checksums=_flag("codec_pipeline.validate_checksums", default=True),
@@ -176,6 +188,16 @@ def _factor(name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 < value < float("inf"):
         msg = f"{name} is {value!r}, but must be a number greater than 1, or None for no hedging"
+        raise ConfigError(msg)
+    return float(value)
+
+
+def _seconds(name: str) -> float:
+    value: Any = config.get(name, None)
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
+        msg = f"{name} is {value!r}, but must be a number of seconds from 0 to {_LONGEST}, or None for 0"
         raise ConfigError(msg)
     return float(value)
 

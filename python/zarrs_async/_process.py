@@ -35,6 +35,8 @@ def configure(options: Options) -> None:
         options.requests,
         options.memory_bytes,
         options.shard_index_cache_bytes,
+        options.chunk_cache_bytes,
+        options.chunk_cache_recheck_s,
     )
 
 

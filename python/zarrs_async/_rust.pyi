@@ -254,7 +254,14 @@ class Reply:
     def failed(self, error: BaseException) -> None:
         """Give an exception for an answer."""
 
-def configure(threads: int, requests: int | None, memory_bytes: int, shard_index_cache_bytes: int) -> None:
+def configure(
+    threads: int,
+    requests: int | None,
+    memory_bytes: int,
+    shard_index_cache_bytes: int,
+    chunk_cache_bytes: int,
+    chunk_cache_recheck_s: float,
+) -> None:
     """Set the process-wide bounds.
 
     Parameters
@@ -267,6 +274,10 @@ def configure(threads: int, requests: int | None, memory_bytes: int, shard_index
         Bytes of encoded and decoded data in memory at most.
     shard_index_cache_bytes : int
         Bytes of decoded shard indexes kept at most.
+    chunk_cache_bytes : int
+        Bytes of decoded chunks kept at most, part of `memory_bytes`.
+    chunk_cache_recheck_s : float
+        Seconds for which a remote object counts as unchanged after it was last seen.
     """
 
 def begin_call(event_loop: asyncio.AbstractEventLoop) -> bool:

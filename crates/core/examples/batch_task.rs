@@ -60,6 +60,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         requests: None,
         memory_bytes: 1 << 30,
         shard_index_cache_bytes: 0,
+        chunk_cache_bytes: 0,
+        chunk_cache_recheck: std::time::Duration::ZERO,
     })?;
     let store = Store::Awaited(Awaited::Remote(engine.remote(&config(url))?));
     let codecs = serde_json::json!([{"name": "bytes"}]);
@@ -155,7 +157,7 @@ fn whole(
         array: Arc::clone(array),
         items: items.collect::<Result<_, std::num::TryFromIntError>>()?,
         buffer: Arc::new(buffer),
-        coalesce_gap: 0,
+        coalesce_gap: Some(0),
         coalesce_max: 0,
         write_empty_chunks: false,
         since: Instant::now(),

@@ -110,8 +110,9 @@ pub struct Batch {
     pub items: Vec<Item>,
     /// The caller's buffer.
     pub buffer: Arc<OutBuffer>,
-    /// Byte ranges of one shard closer than this are fetched as one.
-    pub coalesce_gap: u64,
+    /// Byte ranges of one shard closer than this are fetched as one, and a shard that is not larger is fetched
+    /// whole; `None` for what the wire is measured to be worth.
+    pub coalesce_gap: Option<u64>,
     /// … unless that makes more than this many bytes.
     pub coalesce_max: u64,
     /// Whether chunks that equal the fill value are stored.

@@ -131,14 +131,13 @@ impl Index {
         max: u64,
     ) -> (Vec<Span>, Vec<Selection>) {
         let grid = sharding.grid(spec);
-        let plan = plan::spans(
-            sharding,
-            &grid,
-            &self.0,
-            std::slice::from_ref(selection),
+        let selections = std::slice::from_ref(selection);
+        let merging = plan::Merging {
             gap,
             max,
-        );
+            whole: gap,
+        };
+        let plan = plan::spans(sharding, &grid, &self.0, selections, merging, |_| None);
         let spans = plan.spans.into_iter().map(|(span, subchunks)| {
             let members = subchunks.members.into_iter();
             let members = members.map(|(range, id)| (range, plan.splits.part(id)));
@@ -162,5 +161,6 @@ fn work(stats: &Stats, options: Options) -> Work<'_> {
         },
         stats,
         parallel: options.parallel,
+        keep: None,
     }
 }

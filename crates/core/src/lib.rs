@@ -52,7 +52,7 @@
 //!             complete: len == 4,
 //!         }],
 //!         buffer: Arc::new(buffer),
-//!         coalesce_gap: 1 << 20,
+//!         coalesce_gap: None,
 //!         coalesce_max: 16 << 20,
 //!         write_empty_chunks: false,
 //!         since: Instant::now(),
@@ -66,6 +66,8 @@
 //!     requests: None,
 //!     memory_bytes: 1 << 30,
 //!     shard_index_cache_bytes: 64 << 20,
+//!     chunk_cache_bytes: 0,
+//!     chunk_cache_recheck: std::time::Duration::ZERO,
 //! })?;
 //! let directory = tempfile::tempdir()?;
 //! let store = Store::Local(Arc::new(LocalStore::new(directory.path(), false)));

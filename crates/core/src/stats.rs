@@ -50,6 +50,8 @@ counters! {
     chunks_missing,
     /// Chunks, ranges and indexes that a batch got from another batch's fetch.
     flights_shared,
+    /// Chunks and subchunks that were kept decoded.
+    chunk_cache_hits,
     /// Shard indexes found in the cache.
     shard_index_hits,
     /// Shard indexes that had to be fetched.

@@ -33,6 +33,11 @@ pub(crate) struct Context<'a> {
     pub(crate) since: Instant,
 }
 
+/// The gap that the user has set; zarr's default, which nobody need have set, leaves it to the engine.
+pub(crate) const fn gap(bytes: u64) -> Option<u64> {
+    if bytes == 1 << 20 { None } else { Some(bytes) }
+}
+
 /// Reads `batch_info`, whose elements go to `buffer` if `reading` and come from it otherwise.
 pub(crate) fn parse(
     context: &Context<'_>,
@@ -107,7 +112,7 @@ pub(crate) fn parse(
         array: Arc::clone(array),
         items,
         buffer: Arc::new(memory.buffer),
-        coalesce_gap: setting("sharding_coalesce_max_gap_bytes", coalesce.0)?,
+        coalesce_gap: gap(setting("sharding_coalesce_max_gap_bytes", coalesce.0)?),
         coalesce_max: setting("sharding_coalesce_max_bytes", coalesce.1)?,
         write_empty_chunks,
         since: *since,

@@ -14,6 +14,7 @@ use zarrs_async_core::{
 };
 
 use crate::array::{NativeArray, Running};
+use crate::batch::gap;
 use crate::buffer::Memory;
 use crate::call;
 use crate::errors;
@@ -265,7 +266,7 @@ impl Direct {
             array,
             items,
             buffer: Arc::new(memory.buffer),
-            coalesce_gap: self.coalesce.0,
+            coalesce_gap: gap(self.coalesce.0),
             coalesce_max: self.coalesce.1,
             write_empty_chunks: self.write_empty_chunks,
             since,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::runtime::Runtime;
@@ -125,6 +126,10 @@ impl Drop for Process {
 ///     Bytes of encoded and decoded data in memory at most.
 /// shard_index_cache_bytes : int
 ///     Bytes of decoded shard indexes kept at most.
+/// chunk_cache_bytes : int
+///     Bytes of decoded chunks kept at most, part of `memory_bytes`.
+/// chunk_cache_recheck_s : float
+///     Seconds for which a remote object counts as unchanged after it was last seen.
 #[pyfunction]
 pub(crate) fn configure(
     py: Python<'_>,
@@ -132,12 +137,18 @@ pub(crate) fn configure(
     requests: Option<usize>,
     memory_bytes: u64,
     shard_index_cache_bytes: usize,
+    chunk_cache_bytes: usize,
+    chunk_cache_recheck_s: f64,
 ) -> PyResult<()> {
+    let chunk_cache_recheck = Duration::try_from_secs_f64(chunk_cache_recheck_s)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
     let limits = Limits {
         threads,
         requests,
         memory_bytes,
         shard_index_cache_bytes,
+        chunk_cache_bytes,
+        chunk_cache_recheck,
     };
     let process = Process::current()?;
     if process.engine.limits() == limits {
@@ -215,5 +226,7 @@ fn default_limits() -> Limits {
         requests: None,
         memory_bytes: 1 << 30,
         shard_index_cache_bytes: 64 << 20,
+        chunk_cache_bytes: 0,
+        chunk_cache_recheck: Duration::ZERO,
     }
 }

@@ -3,6 +3,8 @@
 //! One object may be wanted by several batches at once; it is decoded once and scattered to each. A
 //! chunk that lands contiguous and whole in one buffer is decoded straight into it.
 
+use bytes::Bytes;
+
 use crate::chunk::texts;
 use crate::codec::chain::Chain;
 use crate::codec::element::ChunkSpec;
@@ -28,9 +30,39 @@ pub(crate) struct Work<'a> {
     pub stats: &'a Stats,
     /// Whether the subchunks of one shard may use several threads.
     pub parallel: bool,
+    /// Where decoded chunks are kept, and which subchunk of its object this one is.
+    pub keep: Option<(&'a dyn Keep, usize)>,
 }
 
-impl Work<'_> {
+/// Keeps decoded chunks of one object.
+pub(crate) trait Keep: std::fmt::Debug + Sync {
+    /// Whether a subchunk of so many bytes is to be kept, of which a part is wanted, or the `whole`.
+    fn wants(&self, subchunk: usize, nbytes: usize, whole: bool) -> bool;
+
+    /// Keeps a subchunk as [`scatter`] takes it.
+    fn keep(&self, subchunk: usize, decoded: Bytes);
+}
+
+impl<'a> Work<'a> {
+    /// The same work on an object whose chunks are kept.
+    pub(crate) fn keeping(self, keep: Option<&'a dyn Keep>) -> Self {
+        Self {
+            keep: keep.map(|keep| (keep, 0)),
+            ..self
+        }
+    }
+
+    /// The same work on one subchunk of a shard; those of a shard within a shard are not kept.
+    pub(crate) fn on_subchunk(self, sharding: &Sharding, subchunk: usize) -> Self {
+        let keep = self
+            .keep
+            .filter(|_| matches!(sharding.inner, Layout::Chunk(_)));
+        Self {
+            keep: keep.map(|(keep, _)| (keep, subchunk)),
+            ..self
+        }
+    }
+
     /// The same work where the threads are taken already.
     pub(crate) const fn on_one_thread(self) -> Self {
         Self {
@@ -58,33 +90,57 @@ pub(crate) fn place(
     match layout {
         Layout::Chunk(chain) => place_chunk(chain, spec, encoded, wants, work),
         Layout::Shard(sharding) => {
-            let index = ShardIndex::decode(
-                sharding.index_of(spec, encoded)?,
-                sharding,
-                spec,
-                encoded.len() as u64,
-                work.options,
-            )?;
-            let subspec = spec.with_shape(&sharding.chunk_shape);
-            let touched = Touched::new(sharding, spec, wants);
-            let subchunks: Vec<_> = touched.subchunks().collect();
-            let nbytes = subchunks.len() * subspec.nbytes().unwrap_or(0);
-            let inner = work.on_one_thread();
-            let parallel = work.parallel && nbytes >= WORTH_SPREADING;
-            pool::for_each(subchunks, parallel, |ids| {
-                let parts = touched.parts(ids);
-                let wants = as_wants(&parts);
-                if let Some(range) = index.range(ids[0].subchunk) {
-                    let bytes = bytes_of(encoded, &range)?;
-                    place(&sharding.inner, &subspec, bytes, &wants, inner)
-                } else {
-                    fill(&subspec, &wants)?;
-                    Ok(())
-                }
-            })
-            .map(drop)
+            let index = shard_index(sharding, spec, encoded, work.options)?;
+            place_shard(sharding, spec, encoded, &index, wants, work)
         }
     }
+}
+
+/// The index of a shard that is in memory.
+pub(crate) fn shard_index(
+    sharding: &Sharding,
+    spec: &ChunkSpec,
+    encoded: &[u8],
+    options: DecodeOptions,
+) -> Result<ShardIndex, Error> {
+    let size = encoded.len() as u64;
+    ShardIndex::decode(
+        sharding.index_of(spec, encoded)?,
+        sharding,
+        spec,
+        size,
+        options,
+    )
+}
+
+/// Decodes a shard whose index is known, and scatters it.
+pub(crate) fn place_shard(
+    sharding: &Sharding,
+    spec: &ChunkSpec,
+    encoded: &[u8],
+    index: &ShardIndex,
+    wants: &[Want<'_>],
+    work: Work<'_>,
+) -> Result<(), Error> {
+    let subspec = spec.with_shape(&sharding.chunk_shape);
+    let touched = Touched::new(sharding, spec, wants);
+    let subchunks: Vec<_> = touched.subchunks().collect();
+    let nbytes = subchunks.len() * subspec.nbytes().unwrap_or(0);
+    let inner = work.on_one_thread();
+    let parallel = work.parallel && nbytes >= WORTH_SPREADING;
+    pool::for_each(subchunks, parallel, |ids| {
+        let parts = touched.parts(ids);
+        let wants = as_wants(&parts);
+        if let Some(range) = index.range(ids[0].subchunk) {
+            let bytes = bytes_of(encoded, &range)?;
+            let inner = inner.on_subchunk(sharding, ids[0].subchunk);
+            place(&sharding.inner, &subspec, bytes, &wants, inner)
+        } else {
+            fill(&subspec, &wants)?;
+            Ok(())
+        }
+    })
+    .map(drop)
 }
 
 /// Writes the fill value to every place.
@@ -169,7 +225,23 @@ fn place_chunk(
         return texts::place(chain, spec, encoded, wants, work);
     }
     let strides = chain.strides(spec);
-    let size = spec.element.size;
+    if let Some((keep, subchunk)) = work.keep {
+        let selections = wants.iter().map(|want| want.selection);
+        let whole = selections
+            .clone()
+            .any(|selection| selection.covers(&spec.shape));
+        if keep.wants(subchunk, spec.nbytes().unwrap_or(usize::MAX), whole) {
+            let mut decoded = Vec::new();
+            let apart = chain.decode(spec, encoded, &mut decoded, work.options)?;
+            scatter(chain, spec, apart, wants);
+            // What no codec has changed still stands in the encoded bytes.
+            let unchanged = encoded.as_ptr_range().contains(&apart.as_ptr());
+            let copy = unchanged.then(|| Bytes::copy_from_slice(apart));
+            let decoded = copy.unwrap_or_else(|| Bytes::from(decoded));
+            keep.keep(subchunk, decoded);
+            return Ok(());
+        }
+    }
     // A foreign codec may wait, and must not keep a buffer that is being closed.
     if let [want] = wants
         && !chain.is_foreign()
@@ -186,16 +258,22 @@ fn place_chunk(
     }
     with_decoded(|scratch| {
         let decoded = chain.decode(spec, encoded, scratch, work.options)?;
-        for want in wants {
-            let Some(access) = want.out.enter() else {
-                continue;
-            };
-            runs(want.selection, &strides, size, |run| {
-                access.scatter(decoded, run, size);
-            });
-        }
+        scatter(chain, spec, decoded, wants);
         Ok(())
     })
+}
+
+/// Copies what is wanted of a decoded chunk to its places.
+pub(crate) fn scatter(chain: &Chain, spec: &ChunkSpec, decoded: &[u8], wants: &[Want<'_>]) {
+    let (strides, size) = (chain.strides(spec), spec.element.size);
+    for want in wants {
+        let Some(access) = want.out.enter() else {
+            continue;
+        };
+        runs(want.selection, &strides, size, |run| {
+            access.scatter(decoded, run, size);
+        });
+    }
 }
 
 /// Where the decoded chunk stands in the buffer, as it is: whole, contiguous and in the same order.

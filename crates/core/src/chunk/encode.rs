@@ -324,6 +324,7 @@ mod tests {
                 },
                 stats: &stats,
                 parallel: false,
+                keep: None,
             },
         };
         let mut object = Vec::new();

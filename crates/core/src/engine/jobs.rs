@@ -7,7 +7,7 @@ use crate::batch::{Array, Batch};
 use crate::chunk::decode::Work;
 use crate::engine::Engine;
 use crate::limits::bound::Bound;
-use crate::limits::permits::{CpuPermit, Permits};
+use crate::limits::permits::CpuPermit;
 use crate::limits::pool::Pool;
 
 /// Jobs of at most this many decoded bytes run where their body arrived: they take some ten microseconds,
@@ -87,13 +87,14 @@ impl Jobs {
             options: array.options(),
             stats: &self.engine.stats,
             parallel: self.spread,
+            keep: None,
         }
     }
 
     /// Runs a job that decodes `nbytes`, and drops the permits after it.
     pub(crate) async fn decode(
         self,
-        permits: Permits,
+        permits: impl Send + 'static,
         nbytes: usize,
         job: impl FnOnce(&Self) + Send + 'static,
     ) {

@@ -5,6 +5,7 @@ pub(crate) mod requests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -12,6 +13,7 @@ use crate::batch::Array;
 use crate::error::{Error, StoreError};
 use crate::limits::permits::Admission;
 use crate::limits::pool::Pool;
+use crate::share::chunk_cache::{ChunkCache, Kept};
 use crate::share::fetches::{Fetches, Selections, Span, Subchunks, Whole};
 use crate::share::index_cache::IndexCache;
 use crate::share::index_loads::IndexLoads;
@@ -30,6 +32,19 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Bytes of decoded shard indexes kept at most.
     pub shard_index_cache_bytes: usize,
+    /// Bytes of decoded chunks kept at most; half of `memory_bytes` is the most, of which they are part.
+    pub chunk_cache_bytes: usize,
+    /// How long a remote object counts as unchanged after it was last seen, where its chunks are kept.
+    pub chunk_cache_recheck: Duration,
+}
+
+impl Limits {
+    /// Bytes of decoded chunks that are kept, and bytes that are left to batches.
+    fn memory(&self) -> (usize, u64) {
+        let half = usize::try_from(self.memory_bytes / 2).unwrap_or(usize::MAX);
+        let kept = self.chunk_cache_bytes.min(half);
+        (kept, self.memory_bytes - kept as u64)
+    }
 }
 
 /// What all batches of a process share: pools, bounds, fetches, indexes, locks and counters.
@@ -42,6 +57,7 @@ pub struct Engine {
     pub(crate) spans: Arc<Fetches<Span, Subchunks>>,
     pub(crate) indexes: IndexCache,
     pub(crate) index_loads: IndexLoads,
+    pub(crate) chunks: ChunkCache,
     pub(crate) locks: Arc<KeyLocks>,
     /// Writes that have ended: how a read in parts sees those of stores that do not name states of objects.
     pub(crate) writes_ended: AtomicU64,
@@ -60,7 +76,8 @@ impl Engine {
     /// [`Error::Invalid`] when its threads cannot be started.
     pub fn new(limits: Limits) -> Result<Arc<Self>, Error> {
         let stats = Arc::default();
-        let admission = Admission::new(limits.memory_bytes, limits.requests, limits.threads);
+        let (kept, memory) = limits.memory();
+        let admission = Admission::new(memory, limits.requests, limits.threads);
         Ok(Arc::new(Self {
             clients: HttpClients::new(&stats, &admission.adaptive),
             stats,
@@ -69,6 +86,7 @@ impl Engine {
             spans: Arc::default(),
             indexes: IndexCache::new(limits.shard_index_cache_bytes),
             index_loads: IndexLoads::default(),
+            chunks: ChunkCache::new(kept),
             locks: Arc::default(),
             writes_ended: AtomicU64::new(0),
             limits: RwLock::new(limits),
@@ -88,8 +106,10 @@ impl Engine {
             *self.pool.write() = pool;
             *self.foreign_pool.write() = None;
         }
+        let (kept, memory) = limits.memory();
         self.admission
-            .resize(limits.memory_bytes, limits.requests, limits.threads);
+            .resize(memory, limits.requests, limits.threads);
+        self.chunks.resize(kept);
         self.indexes.resize(limits.shard_index_cache_bytes);
         *self.limits.write() = limits;
         Ok(())
@@ -132,6 +152,12 @@ impl Engine {
         self.stores.open(config, &self.clients)
     }
 
+    /// Whether a remote object counts as what is kept of it, without a request.
+    pub(crate) fn is_fresh(&self, kept: &Kept) -> bool {
+        let age = self.limits.read().chunk_cache_recheck;
+        kept.was_seen_within(age, Instant::now())
+    }
+
     pub(crate) fn pool(&self) -> Arc<Pool> {
         Arc::clone(&self.pool.read())
     }
@@ -167,6 +193,7 @@ impl Engine {
     pub(crate) fn forget(&self, id: &ObjectId) {
         self.indexes.forget(id);
         self.index_loads.forget(id);
+        self.chunks.forget(id);
         self.objects.forget(id);
         self.spans.forget(id);
     }

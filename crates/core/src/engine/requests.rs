@@ -6,7 +6,7 @@ use crate::batch::Array;
 use crate::engine::jobs::Jobs;
 use crate::error::Error;
 use crate::limits::permits::{Admission, Bounds, Permits, Running};
-use crate::store::{Awaited, Get, Hedge, Part, Terms, Validator};
+use crate::store::{Awaited, Get, Hedge, Part, State, Terms};
 
 /// Makes the requests of one batch to an awaited store.
 #[derive(Clone)]
@@ -41,13 +41,13 @@ impl Requests {
         key: &str,
         part: &Part,
         max_bytes: u64,
-        expected: Option<&Validator>,
+        wanted: State<'_>,
     ) -> Result<Get, Error> {
         let requests = self.bounds.requests();
         let hedge = array.settings.hedge_factor;
         let terms = Terms {
             max_bytes,
-            expected,
+            state: wanted,
             hedge: hedge.map(|factor| Hedge { factor, requests }),
         };
         let stats = &self.jobs.engine.stats;

@@ -16,7 +16,7 @@ use crate::limits::bound::Bound;
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html>).
 const RATE: f64 = 2560.0;
 /// The bound while no latency is known, and for all below 50 ms.
-const LEAST: usize = 128;
+pub(crate) const LEAST: usize = 128;
 /// The bound from 200 ms on; half of the files that a process may have open by default.
 const MOST: usize = 512;
 /// A request that sets out beside more than these tells of the load, not of the store.

@@ -54,9 +54,11 @@ impl Engine {
                 told.bytes = told.bytes.filter(|_| batch.items.is_empty());
             }
             Store::Awaited(store) => {
+                let merging = plan::merging(batch);
                 let budget = self.admission.bounds(store.foreign_scope()).byte_budget();
                 for item in &batch.items {
-                    match plan::how(batch, item, budget) {
+                    let known = self.indexes.get(&batch.array.object(&item.key), &item.spec);
+                    match plan::how(batch, item, merging, budget, known.is_some()) {
                         How::Chunk | How::Shard(_) => {
                             told.units += 1;
                             told.requests += 1;
@@ -82,7 +84,8 @@ impl Engine {
         told: &mut Plan,
     ) {
         let spec = &item.spec;
-        let located = self.indexes.get(&batch.array.object(&item.key), spec);
+        let id = batch.array.object(&item.key);
+        let located = self.indexes.get(&id, spec);
         let Some(located) = located else {
             let trips = index_trips(store, sharding);
             told.index_misses += 1;
@@ -94,8 +97,26 @@ impl Engine {
         };
         told.index_hits += 1;
         let grid = sharding.grid(&spec.chunk);
-        let (gap, max) = (batch.coalesce_gap, batch.coalesce_max);
-        let plan = plan::spans(sharding, &grid, &located.index, &item.selections, gap, max);
+        let kept = self.chunks.of(&id, spec);
+        let kept = kept.filter(|kept| Some(&kept.validator) == located.validator.as_ref());
+        let decoded = |subchunk| self.chunks.get(kept.as_ref()?, subchunk);
+        let (selections, merging) = (&item.selections, plan::merging(batch));
+        let plan = plan::spans(
+            sharding,
+            &grid,
+            &located.index,
+            selections,
+            merging,
+            decoded,
+        );
+        if plan.spans.is_empty() && !plan.kept.is_empty() {
+            // Whether the shard is still the same, unless it was seen a moment ago.
+            let asks = usize::from(!kept.is_some_and(|kept| self.is_fresh(&kept)));
+            told.units += asks;
+            told.requests += asks;
+            told.round_trips = told.round_trips.max(asks);
+            return;
+        }
         if plan.spans.is_empty() {
             // No data request would show that the index is stale, so it is fetched again.
             let trips = index_trips(store, sharding);

@@ -1,8 +1,11 @@
 //! A local object read inside the job that decodes it: open, `pread` what is needed, decode, scatter.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::chunk::decode::{Touched, Want, Work, as_wants, bytes_of, fill, place};
+use bytes::Bytes;
+
+use crate::chunk::decode::{Touched, Want, Work, as_wants, bytes_of, fill, place, scatter};
 use crate::codec::layout::{IndexLocation, Layout, Sharding};
 use crate::codec::shard_index::ShardIndex;
 use crate::engine::Engine;
@@ -10,6 +13,8 @@ use crate::error::Error;
 use crate::limits::pool;
 use crate::memory::with_encoded;
 use crate::read::coalesce::coalesce;
+use crate::read::unit::{as_keep, keeper};
+use crate::share::chunk_cache::{ChunkCache, Kept};
 use crate::share::fetches::ObjectFetch;
 use crate::share::index_cache::Located;
 use crate::store::{LocalStore, Opened};
@@ -31,10 +36,18 @@ pub(crate) fn read_local(
         return Ok(false);
     }
     let spec = &fetch.spec.chunk;
+    let kept = kept(engine, store, fetch);
+    if let Some(kept) = &kept
+        && place_kept(engine, fetch, kept, wants)?
+    {
+        return Ok(false);
+    }
     let Some(opened) = store.open(&fetch.key)? else {
         fill(spec, wants)?;
         return Ok(true);
     };
+    let keeper = keeper(engine, fetch, opened.validator(), Instant::now());
+    let work = work.keeping(as_keep(keeper.as_ref()));
     match &fetch.array.layout {
         Layout::Chunk(_) => {
             fetch.spec.check_stored(opened.size())?;
@@ -46,10 +59,89 @@ pub(crate) fn read_local(
         }
         Layout::Shard(sharding) => {
             let index = index(engine, fetch, store, &opened, sharding, work)?;
-            read_parts(fetch, store, &opened, sharding, &index, wants, work)?;
+            let known = Known {
+                index,
+                kept: kept.filter(|kept| Some(&kept.validator) == opened.validator()),
+                chunks: &engine.chunks,
+            };
+            read_parts(fetch, store, &opened, sharding, &known, wants, work)?;
         }
     }
     Ok(false)
+}
+
+/// What is known of a shard that is open.
+struct Known<'a> {
+    index: Arc<ShardIndex>,
+    kept: Option<Kept>,
+    chunks: &'a ChunkCache,
+}
+
+impl Known<'_> {
+    fn decoded(&self, subchunk: usize) -> Option<Bytes> {
+        self.chunks.get(self.kept.as_ref()?, subchunk)
+    }
+}
+
+/// In which state the object's chunks are kept decoded, if the file is in it.
+fn kept(engine: &Engine, store: &LocalStore, fetch: &ObjectFetch) -> Option<Kept> {
+    let kept = engine.chunks.of(&fetch.id, &fetch.spec)?;
+    (store.state(&fetch.key).as_ref() == Some(&kept.validator)).then_some(kept)
+}
+
+/// Scatters what is wanted if all of it is kept decoded; otherwise tells so, and does nothing.
+fn place_kept(
+    engine: &Engine,
+    fetch: &ObjectFetch,
+    kept: &Kept,
+    wants: &[Want<'_>],
+) -> Result<bool, Error> {
+    let spec = &fetch.spec.chunk;
+    match &fetch.array.layout {
+        Layout::Chunk(chain) => {
+            let Some(decoded) = engine.chunks.get(kept, 0) else {
+                return Ok(false);
+            };
+            engine.stats.chunk_cache_hits.add(1);
+            scatter(chain, spec, &decoded, wants);
+        }
+        Layout::Shard(sharding) => {
+            let (Some(located), Layout::Chunk(chain)) =
+                (engine.indexes.get(&fetch.id, &fetch.spec), &sharding.inner)
+            else {
+                return Ok(false);
+            };
+            if located.validator.as_ref() != Some(&kept.validator) {
+                return Ok(false);
+            }
+            let touched = Touched::new(sharding, spec, wants);
+            let mut found = Vec::new();
+            for ids in touched.subchunks() {
+                let subchunk = ids[0].subchunk;
+                let decoded = match located.index.range(subchunk) {
+                    Some(_) => match engine.chunks.get(kept, subchunk) {
+                        None => return Ok(false),
+                        decoded => decoded,
+                    },
+                    None => None,
+                };
+                found.push((decoded, ids));
+            }
+            engine.stats.shard_index_hits.add(1);
+            let subspec = spec.with_shape(&sharding.chunk_shape);
+            for (decoded, ids) in found {
+                let parts = touched.parts(ids);
+                let wants = as_wants(&parts);
+                if let Some(decoded) = decoded {
+                    engine.stats.chunk_cache_hits.add(1);
+                    scatter(chain, &subspec, &decoded, &wants);
+                } else {
+                    fill(&subspec, &wants)?;
+                }
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// The shard's index: from the cache if it is of the very file that is open.
@@ -61,8 +153,8 @@ fn index(
     sharding: &Sharding,
     work: Work<'_>,
 ) -> Result<Arc<ShardIndex>, Error> {
-    let id = fetch.array.object(&fetch.key);
-    if let Some(located) = engine.indexes.get(&id, &fetch.spec)
+    let id = &fetch.id;
+    if let Some(located) = engine.indexes.get(id, &fetch.spec)
         && opened.validator().is_some()
         && located.validator.as_ref() == opened.validator()
     {
@@ -94,7 +186,7 @@ fn index(
         index: Arc::clone(&index),
         validator: opened.validator().cloned(),
     };
-    engine.indexes.keep(id, &fetch.spec, &located);
+    engine.indexes.keep(id.clone(), &fetch.spec, &located);
     Ok(index)
 }
 
@@ -103,7 +195,7 @@ fn read_parts(
     store: &LocalStore,
     opened: &Opened,
     sharding: &Sharding,
-    index: &ShardIndex,
+    known: &Known<'_>,
     wants: &[Want<'_>],
     work: Work<'_>,
 ) -> Result<(), Error> {
@@ -112,9 +204,18 @@ fn read_parts(
     let mut present = Vec::new();
     let touched = Touched::new(sharding, spec, wants);
     for ids in touched.subchunks() {
-        match index.range(ids[0].subchunk) {
-            Some(range) => present.push((range, ids)),
-            None => fill(&subspec, &as_wants(&touched.parts(ids)))?,
+        let subchunk = ids[0].subchunk;
+        match (
+            known.index.range(subchunk),
+            known.decoded(subchunk),
+            &sharding.inner,
+        ) {
+            (Some(_), Some(decoded), Layout::Chunk(chain)) => {
+                work.stats.chunk_cache_hits.add(1);
+                scatter(chain, &subspec, &decoded, &as_wants(&touched.parts(ids)));
+            }
+            (Some(range), _, _) => present.push((range, ids)),
+            (None, _, _) => fill(&subspec, &as_wants(&touched.parts(ids)))?,
         }
     }
     let ranges: Vec<_> = present.iter().map(|(range, _)| range.clone()).collect();
@@ -129,6 +230,7 @@ fn read_parts(
                 let range = range.start - span.start..range.end - span.start;
                 let bytes = bytes_of(encoded, &range)?;
                 let parts = touched.parts(ids);
+                let inner = inner.on_subchunk(sharding, ids[0].subchunk);
                 place(&sharding.inner, &subspec, bytes, &as_wants(&parts), inner)?;
             }
             Ok(())

@@ -22,6 +22,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::batch::{Batch, BatchError, Item, Results};
+use crate::codec::layout::Layout;
 use crate::engine::Engine;
 use crate::engine::jobs::{Jobs, files};
 use crate::engine::requests::Requests;
@@ -59,8 +60,11 @@ pub async fn read(engine: Arc<Engine>, mut batch: Batch) -> Result<Vec<bool>, Ba
         Store::Awaited(store) => {
             let requests = Requests::new(reader.jobs.clone(), store);
             let (requests, budget) = (&requests, requests.bounds.byte_budget());
+            let merging = plan::merging(&reader.batch);
             let units = (0..reader.batch.items.len()).map(|index| {
-                let how = plan::how(&reader.batch, &reader.batch.items[index], budget);
+                let item = &reader.batch.items[index];
+                let known = reader.index_known(item);
+                let how = plan::how(&reader.batch, item, merging, budget, known);
                 move |turn| reader.object(requests, index, how, turn).boxed()
             });
             reader.turns.drive(units, stop).await;
@@ -119,6 +123,15 @@ impl Reader {
             How::Parts(sharding) => self.read_shard(requests, sharding, item, turn).await,
         };
         self.results.set(index, outcome);
+    }
+
+    /// Whether a shard's index is cached.
+    fn index_known(&self, item: &Item) -> bool {
+        let Layout::Shard(_) = &self.batch.array.layout else {
+            return false;
+        };
+        let id = self.batch.array.object(&item.key);
+        self.jobs.engine.indexes.get(&id, &item.spec).is_some()
     }
 
     /// Whether the batch waits for one object only.

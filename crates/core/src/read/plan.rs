@@ -11,6 +11,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::batch::{Batch, Item};
 use crate::codec::layout::{Layout, Sharding};
 use crate::codec::shard_index::ShardIndex;
@@ -18,6 +20,7 @@ use crate::copy::selection::Selection;
 use crate::copy::split::{PartId, Splits};
 use crate::read::coalesce::coalesce;
 use crate::share::fetches::Subchunks;
+use crate::store::Store;
 
 /// How one object of an awaited store is read.
 #[derive(Debug, Clone, Copy)]
@@ -30,15 +33,26 @@ pub(crate) enum How<'a> {
     Parts(&'a Sharding),
 }
 
-/// Decides how an object is read, where `budget` bytes may be in memory.
-pub(crate) fn how<'a>(batch: &'a Batch, item: &Item, budget: u64) -> How<'a> {
+/// Decides how an object is read, where `budget` bytes may be in memory and a shard's index may be known.
+pub(crate) fn how<'a>(
+    batch: &'a Batch,
+    item: &Item,
+    merging: Merging,
+    budget: u64,
+    index_known: bool,
+) -> How<'a> {
     let Layout::Shard(sharding) = &batch.array.layout else {
         return How::Chunk;
     };
     let nbytes = item.spec.nbytes as u64;
     let whole = item.complete || item.covers();
     // A small shard takes one round trip instead of two; the bytes that are not wanted cost less than that.
-    if nbytes <= batch.coalesce_gap || (whole && nbytes <= budget / 2) {
+    let small = if index_known {
+        merging.gap
+    } else {
+        merging.whole
+    };
+    if nbytes <= small || (whole && nbytes <= budget / 2) {
         How::Shard(sharding)
     } else {
         How::Parts(sharding)
@@ -54,29 +68,66 @@ pub(crate) struct ShardPlan {
     pub spans: Vec<(Range<u64>, Subchunks)>,
     /// Parts of `splits` whose subchunks are not stored.
     pub absent: Vec<PartId>,
+    /// Parts of `splits` whose subchunks are kept decoded.
+    pub kept: Vec<(Bytes, Vec<PartId>)>,
 }
 
-/// Plans the byte ranges of a shard; ranges closer than `gap` are merged up to `max` bytes.
+/// What is fetched as one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Merging {
+    /// Bytes that two ranges may have between them.
+    pub gap: u64,
+    /// Bytes of merged ranges.
+    pub max: u64,
+    /// Bytes of a shard whose index is not known.
+    pub whole: u64,
+}
+
+/// Where neither the user nor the wire says anything: what zarr's own setting is.
+const GAP: u64 = 1 << 20;
+
+/// What is fetched as one: what the user says, or what the wire is worth.
+pub(crate) fn merging(batch: &Batch) -> Merging {
+    let wire = match &batch.array.store {
+        Store::Awaited(store) => store.wire(),
+        Store::Local(_) => None,
+    };
+    let (gap, whole) = match (batch.coalesce_gap, wire) {
+        (Some(gap), _) => (gap, gap),
+        (None, Some(wire)) => (wire.gap(), wire.whole()),
+        (None, None) => (GAP, GAP),
+    };
+    Merging {
+        gap,
+        max: batch.coalesce_max,
+        whole,
+    }
+}
+
+/// Plans the byte ranges of a shard of which `kept` has some subchunks decoded.
 pub(crate) fn spans(
     sharding: &Sharding,
     grid: &[u64],
     index: &ShardIndex,
     selections: &[Selection],
-    gap: u64,
-    max: u64,
+    merging: Merging,
+    kept: impl Fn(usize) -> Option<Bytes>,
 ) -> ShardPlan {
     let splits = Arc::new(Splits::new(selections, &sharding.chunk_shape, grid));
-    let (mut ranges, mut parts, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ranges, mut parts) = (Vec::new(), Vec::new());
+    let (mut absent, mut known) = (Vec::new(), Vec::new());
     for ids in splits.subchunks() {
-        match index.range(ids[0].subchunk) {
-            Some(range) => {
+        let subchunk = ids[0].subchunk;
+        match (index.range(subchunk), kept(subchunk)) {
+            (Some(_), Some(decoded)) => known.push((decoded, ids.to_vec())),
+            (Some(range), None) => {
                 ranges.push(range);
                 parts.push(ids);
             }
-            None => absent.extend(ids),
+            (None, _) => absent.extend(ids),
         }
     }
-    let spans = coalesce(&ranges, gap, max)
+    let spans = coalesce(&ranges, merging.gap, merging.max)
         .into_iter()
         .map(|(span, members)| {
             let members = members.into_iter().flat_map(|member| {
@@ -91,6 +142,7 @@ pub(crate) fn spans(
         splits,
         spans,
         absent,
+        kept: known,
     }
 }
 
@@ -141,7 +193,12 @@ mod tests {
 
     fn planned_together(selections: &[Selection], gap: u64) -> Planned {
         let (sharding, index) = shard();
-        let plan = spans(&sharding, &[4], &index, selections, gap, 1 << 20);
+        let merging = Merging {
+            gap,
+            max: 1 << 20,
+            whole: gap,
+        };
+        let plan = spans(&sharding, &[4], &index, selections, merging, |_| None);
         let absent = plan.absent.iter().map(|id| id.subchunk).collect();
         let subchunks =
             |wanted: &Subchunks| wanted.members.iter().map(|(_, id)| id.subchunk).collect();
@@ -204,7 +261,8 @@ mod tests {
     fn a_nested_shard_is_one_subchunk() {
         let codecs = shards(20, &shards(5, &bytes()));
         let batch = batch(&codecs, range(0, 3, 0));
-        let How::Parts(sharding) = how(&batch, &batch.items[0], 1 << 20) else {
+        let How::Parts(sharding) = how(&batch, &batch.items[0], merging(&batch), 1 << 20, false)
+        else {
             panic!("read whole")
         };
         let mut index = ShardIndex::absent(2).unwrap();
@@ -214,8 +272,12 @@ mod tests {
             &[2],
             &index,
             &batch.items[0].selections,
-            0,
-            1 << 20,
+            Merging {
+                gap: 0,
+                max: 1 << 20,
+                whole: 0,
+            },
+            |_| None,
         );
         assert_eq!(1, plan.spans.len());
         assert_eq!(0..100, plan.spans[0].0);
@@ -223,15 +285,17 @@ mod tests {
 
     #[test]
     fn a_shard_is_read_whole_where_that_is_cheaper_and_fits() {
-        let whole =
-            |batch: &Batch, budget| !matches!(how(batch, &batch.items[0], budget), How::Parts(_));
+        let whole = |batch: &Batch, budget| {
+            let how = how(batch, &batch.items[0], merging(batch), budget, false);
+            !matches!(how, How::Parts(_))
+        };
         let (all, some) = (range(0, 40, 0), range(0, 3, 0));
         let codecs = shards(10, &bytes());
         assert!(whole(&batch(&codecs, all.clone()), 80));
         assert!(!whole(&batch(&codecs, all), 79));
         let mut batch = batch(&codecs, some);
         assert!(!whole(&batch, 80));
-        batch.coalesce_gap = 40;
+        batch.coalesce_gap = Some(40);
         assert!(whole(&batch, 80));
     }
 }

@@ -9,15 +9,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use bytes::Bytes;
 use futures::FutureExt;
 
 use crate::batch::{Item, Results};
-use crate::chunk::decode::{Want, fill};
+use crate::chunk::decode::{Want, fill, scatter};
 use crate::codec::element::ChunkSpec;
-use crate::codec::layout::{IndexLocation, Sharding};
+use crate::codec::layout::{IndexLocation, Layout, Sharding};
 use crate::codec::shard_index::ShardIndex;
 use crate::copy::selection::Selection;
+use crate::copy::split::{PartId, Splits};
 use crate::engine::requests::Requests;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::limits::pool::guard;
@@ -28,7 +31,7 @@ use crate::read::unit::read_span;
 use crate::share::fetches::{Span, Subchunks};
 use crate::share::index_cache::Located;
 use crate::share::index_loads::{Loaded, Source};
-use crate::store::{Get, Part};
+use crate::store::{Get, Part, State};
 
 /// How often a shard may change under one read before the read gives up.
 const PLANS: u32 = 10;
@@ -121,20 +124,46 @@ impl Reader {
             let missing = self.read_whole(requests, item, turn).await?;
             return Ok(Attempt::Done { missing });
         }
-        let (gap, max) = (self.batch.coalesce_gap, self.batch.coalesce_max);
-        let grid = sharding.grid(&item.spec.chunk);
-        let plan = plan::spans(sharding, &grid, &located.index, &item.selections, gap, max);
-        if cached && plan.spans.is_empty() {
-            return Ok(Attempt::Stale);
+        let (engine, id) = (&self.jobs.engine, self.batch.array.object(&item.key));
+        let kept = engine.chunks.of(&id, &item.spec);
+        let kept = kept.filter(|kept| Some(&kept.validator) == located.validator.as_ref());
+        let decoded = |subchunk| engine.chunks.get(kept.as_ref()?, subchunk);
+        let (grid, merging) = (sharding.grid(&item.spec.chunk), plan::merging(&self.batch));
+        let mut plan = plan::spans(
+            sharding,
+            &grid,
+            &located.index,
+            &item.selections,
+            merging,
+            decoded,
+        );
+        let fresh = kept.as_ref().is_some_and(|kept| engine.is_fresh(kept));
+        if cached && plan.spans.is_empty() && !fresh {
+            if plan.kept.is_empty() {
+                return Ok(Attempt::Stale);
+            }
+            // Data requests show whether the index, and what is kept, are of the shard as it is; here there are none.
+            let (splits, members) = (Arc::clone(&plan.splits), Vec::new());
+            plan.spans.push((0..0, Subchunks { splits, members }));
         }
+        let asked = Instant::now();
         if !plan.absent.is_empty() {
             let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
-            let (splits, absent) = (plan.splits, plan.absent.into_iter());
+            let (splits, absent) = (Arc::clone(&plan.splits), plan.absent.into_iter());
             let absent = absent.map(move |id| splits.part(id));
             self.fill(spec, absent).await?;
         }
+        let validates = !plan.spans.is_empty();
         let read = self.spans(requests, sharding, item, &located, plan.spans);
-        match read.await {
+        let outcome = read.await;
+        if outcome.is_ok() && !plan.kept.is_empty() {
+            self.place_kept(sharding, item, plan.splits, plan.kept)
+                .await?;
+            if let Some(kept) = kept.filter(|_| validates) {
+                engine.chunks.note_seen(&id, &kept, asked);
+            }
+        }
+        match outcome {
             Err(error) if is_change(&error) => Ok(Attempt::Changed),
             Err(error) => Err(error),
             Ok(()) if tied || (written.is_some() && written == self.written(item)) => {
@@ -188,7 +217,7 @@ impl Reader {
                             requests.admit(&request.array, nbytes).await
                         };
                         drop(turn);
-                        began.get_or_init(std::time::Instant::now);
+                        began.get_or_init(Instant::now);
                         let loaded = load(&requests, &request).await;
                         drop(permits);
                         loaded
@@ -255,6 +284,36 @@ impl Reader {
             .map_err(|failed| failed.error)
     }
 
+    /// Scatters subchunks that were kept decoded.
+    async fn place_kept(
+        &self,
+        sharding: &Sharding,
+        item: &Item,
+        splits: Arc<Splits>,
+        kept: Vec<(Bytes, Vec<PartId>)>,
+    ) -> Result<(), Error> {
+        let Layout::Chunk(chain) = sharding.inner.clone() else {
+            return Err(Error::internal("a shard was kept decoded"));
+        };
+        let spec = item.spec.chunk.with_shape(&sharding.chunk_shape);
+        let out = Arc::clone(&self.batch.buffer);
+        self.jobs
+            .engine
+            .stats
+            .chunk_cache_hits
+            .add(kept.len() as u64);
+        let job = move || {
+            for (decoded, ids) in kept {
+                for id in ids {
+                    let (selection, out) = (&splits.part(id), &*out);
+                    scatter(&chain, &spec, &decoded, &[Want { selection, out }]);
+                }
+            }
+            Ok(())
+        };
+        self.jobs.pool().run(job).await
+    }
+
     /// Writes the fill value where a shard, or some of its subchunks, are not stored.
     async fn fill(
         &self,
@@ -287,10 +346,12 @@ async fn load(
         IndexLocation::Start => Part::Range(0..nbytes),
         IndexLocation::End => Part::Suffix(nbytes),
     };
-    let fetched = match requests.get(array, key, &part, nbytes, None).await? {
+    let fetched = match requests.get(array, key, &part, nbytes, State::Any).await? {
         Get::Found(fetched) => fetched,
         Get::Missing => return Ok(None),
-        Get::Changed => return Err(StoreError::changed(array.store_name(), key).into()),
+        Get::Changed | Get::Unchanged => {
+            return Err(StoreError::changed(array.store_name(), key).into());
+        }
         Get::Oversized(size) => {
             return Err(StoreError::oversized(array.store_name(), key, size).into());
         }

@@ -9,19 +9,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::chunk::decode::{Want, as_wants, bytes_of, fill, place};
-use crate::codec::layout::Sharding;
+use bytes::Bytes;
+
+use crate::chunk::decode::{
+    Keep, Want, as_wants, bytes_of, fill, place, place_shard, scatter, shard_index,
+};
+use crate::codec::layout::{Layout, Sharding};
 use crate::copy::buffer::OutBuffer;
 use crate::copy::selection::Selection;
+use crate::engine::Engine;
 use crate::engine::jobs::Jobs;
 use crate::engine::requests::Requests;
 use crate::error::{Error, StoreError};
 use crate::limits::pool::{self, guard};
 use crate::limits::turn::Turn;
 use crate::read::local::read_local;
+use crate::share::chunk_cache::{Keeper, Kept};
 use crate::share::fetches::{Fetch, ObjectFetch, Selections, SpanFetch, Waiter};
-use crate::store::{Get, LocalStore, Part};
+use crate::share::index_cache::Located;
+use crate::store::{Get, LocalStore, Part, State, Validator};
 
 /// Reads local objects one after the other, in one job.
 pub(crate) async fn read_files(
@@ -59,15 +67,33 @@ pub(crate) async fn read_files(
 pub(crate) async fn read_object(requests: Requests, fetch: Arc<ObjectFetch>, turn: Turn) {
     let spec = &fetch.spec;
     let (array, key, nbytes) = (&fetch.array, &fetch.key, spec.nbytes);
+    let engine = Arc::clone(&requests.jobs.engine);
+    let kept = kept_chunk(&engine, &fetch);
+    if let Some((kept, decoded)) = &kept
+        && engine.is_fresh(kept)
+    {
+        drop(turn);
+        let decoded = decoded.clone();
+        let place = move |jobs: &Jobs| {
+            deliver(&fetch, |waiters| {
+                Ok(place_kept(jobs, &fetch, &decoded, waiters))
+            });
+        };
+        requests.jobs.decode((), nbytes, place).await;
+        return;
+    }
+    let known = kept.as_ref().map(|(kept, _)| &kept.validator);
+    let state = known.map_or(State::Any, State::IsNot);
     let (mut turn, mut max_bytes) = (Some(turn), spec.usual_encoded);
     // The encoded bytes, and a decoded chunk that may have to stand aside before it is scattered.
     let mut memory = 2 * nbytes as u64;
-    let (fetched, permits) = loop {
+    let (fetched, permits, asked) = loop {
         let mut permits = requests.admit(array, memory).await;
         drop(turn.take());
         fetch.begin();
+        let asked = Instant::now();
         let fetched = requests
-            .get(array, key, &Part::Whole, max_bytes, None)
+            .get(array, key, &Part::Whole, max_bytes, state)
             .await;
         match fetched {
             Ok(Get::Oversized(size)) if max_bytes < size && size <= spec.max_encoded => {
@@ -75,7 +101,7 @@ pub(crate) async fn read_object(requests: Requests, fetch: Arc<ObjectFetch>, tur
             }
             fetched => {
                 permits.release_request();
-                break (fetched, permits);
+                break (fetched, permits, asked);
             }
         }
     };
@@ -85,14 +111,33 @@ pub(crate) async fn read_object(requests: Requests, fetch: Arc<ObjectFetch>, tur
             match fetched? {
                 Get::Found(fetched) => {
                     let (layout, spec) = (&array.layout, &fetch.spec.chunk);
-                    place(layout, spec, &fetched.bytes, &wants, jobs.work(array))?;
+                    let keeper = keeper(&jobs.engine, &fetch, fetched.validator.as_ref(), asked);
+                    let work = jobs.work(array).keeping(as_keep(keeper.as_ref()));
+                    match layout {
+                        Layout::Shard(sharding) => {
+                            let index = shard_index(sharding, spec, &fetched.bytes, work.options)?;
+                            let index = Arc::new(index);
+                            place_shard(sharding, spec, &fetched.bytes, &index, &wants, work)?;
+                            let validator = fetched.validator;
+                            let located = Located { index, validator };
+                            let indexes = &jobs.engine.indexes;
+                            indexes.keep(fetch.id.clone(), &fetch.spec, &located);
+                        }
+                        Layout::Chunk(_) => place(layout, spec, &fetched.bytes, &wants, work)?,
+                    }
                     Ok(false)
+                }
+                Get::Unchanged if let Some((kept, decoded)) = &kept => {
+                    jobs.engine.chunks.note_seen(&fetch.id, kept, asked);
+                    Ok(place_kept(jobs, &fetch, decoded, waiters))
                 }
                 Get::Missing => {
                     fill(&fetch.spec.chunk, &wants)?;
                     Ok(true)
                 }
-                Get::Changed => Err(StoreError::changed(array.store_name(), key).into()),
+                Get::Changed | Get::Unchanged => {
+                    Err(StoreError::changed(array.store_name(), key).into())
+                }
                 Get::Oversized(size) => {
                     Err(StoreError::oversized(array.store_name(), key, size).into())
                 }
@@ -116,10 +161,19 @@ pub(crate) async fn read_span(
     let mut permits = requests.admit(&fetch.array, len + decoded as u64).await;
     drop(turn);
     fetch.begin();
-    let part = Part::Range(span.range.clone());
-    let expected = span.validator.as_ref();
+    let asked = Instant::now();
+    let known = span.validator.as_ref();
+    // An empty range asks whether the shard still is in the state that the validator names.
+    let (part, state) = if len == 0 {
+        (Part::Range(0..1), known.map_or(State::Any, State::IsNot))
+    } else {
+        (
+            Part::Range(span.range.clone()),
+            known.map_or(State::Any, State::Is),
+        )
+    };
     let fetched = requests
-        .get(&fetch.array, &fetch.key, &part, len, expected)
+        .get(&fetch.array, &fetch.key, &part, len.max(1), state)
         .await;
     permits.release_request();
     let nbytes = usize::try_from(len).unwrap_or(usize::MAX).max(decoded);
@@ -127,6 +181,7 @@ pub(crate) async fn read_span(
         deliver(&fetch, |waiters| {
             let (array, key, span) = (&fetch.array, &fetch.key, &fetch.source);
             let bytes = match fetched? {
+                Get::Unchanged => return Ok(false),
                 Get::Found(fetched) if fetched.bytes.len() as u64 == len => fetched.bytes,
                 Get::Found(_) if span.validator.is_none() => {
                     let reason = "a subchunk leaves its shard";
@@ -140,25 +195,79 @@ pub(crate) async fn read_span(
                 }
             };
             // Several batches may want one subchunk: it is decoded once.
-            let mut subchunks: BTreeMap<(u64, u64), Vec<(Selection, &OutBuffer)>> = BTreeMap::new();
+            let mut subchunks: BTreeMap<_, Vec<(Selection, &OutBuffer)>> = BTreeMap::new();
             for waiter in waiters {
-                for (range, part) in &waiter.wanted.members {
+                for (range, id) in &waiter.wanted.members {
                     let at = (range.start - span.range.start, range.end - span.range.start);
-                    let part = waiter.wanted.splits.part(*part);
-                    subchunks.entry(at).or_default().push((part, &waiter.out));
+                    let part = waiter.wanted.splits.part(*id);
+                    let subchunk = subchunks.entry((at, id.subchunk)).or_default();
+                    subchunk.push((part, &waiter.out));
                 }
             }
-            let work = jobs.work(array);
+            let keeper = keeper(&jobs.engine, &fetch, span.validator.as_ref(), asked);
+            let work = jobs.work(array).keeping(as_keep(keeper.as_ref()));
             let inner = work.on_one_thread();
             let subchunks = subchunks.into_iter().collect();
-            pool::for_each(subchunks, work.parallel, |((start, end), parts)| {
-                let bytes = bytes_of(&bytes, &(start..end))?;
-                place(&sharding.inner, &subchunk, bytes, &as_wants(&parts), inner)
-            })?;
+            pool::for_each(
+                subchunks,
+                work.parallel,
+                |(((start, end), number), parts)| {
+                    let bytes = bytes_of(&bytes, &(start..end))?;
+                    let inner = inner.on_subchunk(&sharding, number);
+                    place(&sharding.inner, &subchunk, bytes, &as_wants(&parts), inner)
+                },
+            )?;
             Ok(false)
         });
     };
     requests.jobs.decode(permits, nbytes, decode).await;
+}
+
+/// The chunk of an object that is kept decoded, with the state that it is of.
+fn kept_chunk(engine: &Engine, fetch: &ObjectFetch) -> Option<(Kept, Bytes)> {
+    let Layout::Chunk(_) = fetch.array.layout else {
+        return None;
+    };
+    let kept = engine.chunks.of(&fetch.id, &fetch.spec)?;
+    let decoded = engine.chunks.get(&kept, 0)?;
+    Some((kept, decoded))
+}
+
+/// Scatters a chunk that was kept decoded; it is not missing.
+fn place_kept(
+    jobs: &Jobs,
+    fetch: &ObjectFetch,
+    decoded: &[u8],
+    waiters: &[Waiter<Selections>],
+) -> bool {
+    jobs.engine.stats.chunk_cache_hits.add(1);
+    if let Layout::Chunk(chain) = &fetch.array.layout {
+        scatter(chain, &fetch.spec.chunk, decoded, &wants(waiters));
+    }
+    false
+}
+
+/// Where the chunks of this state of an object are kept, if anywhere.
+pub(crate) fn keeper<'a, S, W>(
+    engine: &'a Engine,
+    fetch: &'a Fetch<S, W>,
+    validator: Option<&Validator>,
+    asked: Instant,
+) -> Option<Keeper<'a>> {
+    let is_file = |validator: &Validator| matches!(validator, Validator::File(..));
+    let validator = validator.filter(|one| is_file(one) || one.strong_etag().is_some())?;
+    let variable = fetch.spec.chunk.element.kind.is_variable();
+    (engine.chunks.is_on() && !variable && !fetch.array.layout.is_foreign()).then(|| Keeper {
+        cache: &engine.chunks,
+        id: fetch.id.clone(),
+        spec: &fetch.spec,
+        validator: validator.clone(),
+        asked,
+    })
+}
+
+pub(crate) fn as_keep<'a>(keeper: Option<&'a Keeper<'_>>) -> Option<&'a dyn Keep> {
+    keeper.map(|keeper| -> &dyn Keep { keeper })
 }
 
 /// Lets no other batch join the fetch, does the work for all that have, and notes the outcome with each.
@@ -170,7 +279,7 @@ fn deliver<S, W>(fetch: &Fetch<S, W>, work: impl FnOnce(&[Waiter<W>]) -> Result<
     }
 }
 
-fn wants(waiters: &[Waiter<Selections>]) -> Vec<Want<'_>> {
+pub(crate) fn wants(waiters: &[Waiter<Selections>]) -> Vec<Want<'_>> {
     waiters
         .iter()
         .flat_map(|waiter| {
@@ -183,16 +292,16 @@ fn wants(waiters: &[Waiter<Selections>]) -> Vec<Want<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::Duration;
 
     use super::*;
     use crate::error::StoreErrorKind;
     use crate::read::read;
     use crate::testing::{
-        Memory, MemoryStore, advance, array, assert_idle, batch, bytes, chunks, engine, item,
-        range, shards, spec,
+        LIMITS, Memory, MemoryStore, advance, array, assert_idle, batch, bytes, chunks, engine,
+        item, range, shards, spec,
     };
-    use crate::{Batch, Engine, LocalStore, Store};
+    use crate::{Batch, Limits, LocalStore, Store};
 
     async fn join(
         engine: &Arc<Engine>,
@@ -296,6 +405,140 @@ mod tests {
         };
         assert_eq!(StoreErrorKind::Oversized, error.kind);
         assert_idle(&engine);
+    }
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn keeping(recheck: Duration) -> Arc<Engine> {
+        Engine::new(Limits {
+            chunk_cache_bytes: 1 << 20,
+            chunk_cache_recheck: recheck,
+            ..LIMITS
+        })
+        .unwrap()
+    }
+
+    /// Reads elements `from..to` of a chunk of 4.
+    async fn part(engine: &Arc<Engine>, array: &Arc<crate::Array>, from: i64, to: i64) -> Vec<u8> {
+        let memory = Memory::new(&vec![0; usize::try_from(to - from).unwrap()]);
+        let item = item(&spec(array, 4), "a", range(from, to, 0));
+        let batch = batch(array, vec![item], &memory.buffer());
+        read(Arc::clone(engine), batch).await.unwrap();
+        memory.bytes()
+    }
+
+    #[tokio::test]
+    async fn a_kept_chunk_is_used_while_the_object_is_what_it_was() {
+        let (store, engine) = (MemoryStore::new(), keeping(Duration::ZERO));
+        store.set("a", &[1, 2, 3, 4]).await;
+        let array = array(store.remote(), &bytes());
+        for (from, to) in [(0, 2), (1, 3), (0, 4)] {
+            let expected: Vec<u8> = (from + 1..=to)
+                .map(|at| u8::try_from(at).unwrap())
+                .collect();
+            assert_eq!(expected, part(&engine, &array, from, to).await);
+        }
+        // Each asked whether the object was the same.
+        assert_eq!(vec!["get a"; 3], store.sent());
+        let stats = engine.stats();
+        assert_eq!(
+            (1, 2),
+            (stats.chunks_decoded.get(), stats.chunk_cache_hits.get())
+        );
+        store.set("a", &[5, 6, 7, 8]).await;
+        assert_eq!(vec![6, 7], part(&engine, &array, 1, 3).await);
+        assert_eq!(vec![8], part(&engine, &array, 3, 4).await);
+        assert_eq!(2, stats.chunks_decoded.get());
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_was_seen_a_moment_ago_is_not_asked_for() {
+        let (store, engine) = (MemoryStore::new(), keeping(HOUR));
+        store.set("a", &[1, 2, 3, 4]).await;
+        let array = array(store.remote(), &bytes());
+        assert_eq!(vec![1, 2], part(&engine, &array, 0, 2).await);
+        assert_eq!(vec![2, 3], part(&engine, &array, 1, 3).await);
+        assert_eq!(vec!["get a"], store.sent());
+        // What this process writes is seen whatever the user allows.
+        let memory = Memory::new(&[5, 6, 7, 8]);
+        let all = chunks(&array, 4, &["a"], &memory.buffer());
+        crate::write(Arc::clone(&engine), all).await.unwrap();
+        assert_eq!(vec![6, 7], part(&engine, &array, 1, 3).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_while_it_is_written_is_asked_for_again() {
+        let (store, engine) = (MemoryStore::new(), keeping(HOUR));
+        store.set("a", &[1, 2, 3, 4]).await;
+        let array = array(store.remote(), &bytes());
+        let memory = Memory::new(&[5, 6, 7, 8]);
+        let other = chunks(&array, 4, &["b"], &memory.buffer());
+        store.hold("get a");
+        let mut read = Box::pin(part(&engine, &array, 0, 2));
+        advance(&mut read).await;
+        crate::write(Arc::clone(&engine), other).await.unwrap();
+        store.release("get a");
+        assert_eq!(vec![1, 2], read.await);
+        // The write of an object is not told from that of another.
+        assert_eq!(vec![1, 2], part(&engine, &array, 0, 2).await);
+        assert_eq!(vec![1, 2], part(&engine, &array, 0, 2).await);
+        assert_eq!(vec!["get a", "put b", "get a"], store.sent());
+    }
+
+    #[tokio::test]
+    async fn kept_subchunks_of_a_shard_take_one_request_or_none() {
+        let store = MemoryStore::new();
+        for (recheck, asked) in [(Duration::ZERO, vec!["get a 0..1"]), (HOUR, vec![])] {
+            let engine = keeping(recheck);
+            let array = array(store.remote(), &shards(2, &bytes()));
+            let memory = Memory::new(&[1, 2, 3, 4]);
+            let all = chunks(&array, 4, &["a"], &memory.buffer());
+            crate::write(Arc::clone(&engine), all).await.unwrap();
+            assert_eq!(vec![2, 3], part(&engine, &array, 1, 3).await);
+            let before = store.sent().len();
+            assert_eq!(vec![1, 2, 3], part(&engine, &array, 0, 3).await);
+            assert_eq!(asked, store.sent().split_off(before));
+            assert_eq!(2, engine.stats().chunk_cache_hits.get());
+            assert_idle(&engine);
+        }
+    }
+
+    #[tokio::test]
+    async fn kept_subchunks_of_a_shard_that_was_replaced_are_not_used() {
+        let (store, engine) = (MemoryStore::new(), keeping(Duration::ZERO));
+        let (array, other) = (
+            array(store.remote(), &shards(2, &bytes())),
+            crate::testing::engine(),
+        );
+        for values in [[1, 2, 3, 4], [5, 6, 7, 8], [1, 1, 1, 1]] {
+            let all = chunks(&array, 4, &["a"], &Memory::new(&values).buffer());
+            crate::write(Arc::clone(&other), all).await.unwrap();
+            assert_eq!(values[..3], part(&engine, &array, 0, 3).await);
+            assert_eq!(values[1..], part(&engine, &array, 1, 4).await);
+        }
+        assert_idle(&engine);
+    }
+
+    #[tokio::test]
+    async fn local_chunks_are_kept_for_as_long_as_their_file_is_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        for codecs in [bytes(), shards(2, &bytes())] {
+            let local = Store::Local(Arc::new(LocalStore::new(root.path(), false)));
+            let (array, engine) = (array(local, &codecs), keeping(Duration::ZERO));
+            let other = crate::testing::engine();
+            for (hits, values) in [(1, [1, 2, 3, 4]), (2, [5, 6, 7, 8])] {
+                let all = chunks(&array, 4, &["a"], &Memory::new(&values).buffer());
+                crate::write(Arc::clone(&other), all).await.unwrap();
+                // A younger file has no state that shows.
+                std::thread::sleep(Duration::from_millis(50));
+                assert_eq!(values[..1], part(&engine, &array, 0, 1).await);
+                let decoded = engine.stats().chunks_decoded.get();
+                assert_eq!(values[..1], part(&engine, &array, 0, 1).await);
+                assert_eq!(decoded, engine.stats().chunks_decoded.get());
+                assert_eq!(hits, engine.stats().chunk_cache_hits.get());
+            }
+        }
     }
 
     #[tokio::test]

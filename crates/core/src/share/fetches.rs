@@ -82,7 +82,7 @@ pub(crate) struct Fetch<S, W> {
     pub spec: Arc<Spec>,
     pub key: Arc<str>,
     pub source: S,
-    id: ObjectId,
+    pub id: ObjectId,
     /// When the first request was sent.
     began: OnceLock<Instant>,
     /// `None` once the decoding has begun.

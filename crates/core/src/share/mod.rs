@@ -1,5 +1,6 @@
-//! What concurrent batches share: fetches, shard indexes, and locks of objects.
+//! What batches share: fetches, shard indexes, decoded chunks, and locks of objects.
 
+pub(crate) mod chunk_cache;
 pub(crate) mod fetches;
 pub(crate) mod index_cache;
 pub(crate) mod index_loads;

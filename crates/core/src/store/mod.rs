@@ -15,6 +15,7 @@ mod open;
 mod remote;
 mod retry;
 mod transport;
+mod wire;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -30,6 +31,7 @@ pub(crate) use local::{Directories, Opened};
 pub(crate) use open::Registry;
 pub use open::{RemoteConfig, RemoteKind};
 pub use remote::RemoteStore;
+pub(crate) use wire::Wire;
 
 use crate::error::Error;
 use crate::stats::Stats;
@@ -133,6 +135,8 @@ pub(crate) enum Get {
     Missing,
     /// The object is not the one that the validator named.
     Changed,
+    /// The object still is the one that the caller has.
+    Unchanged,
     /// The object has this many bytes, more than the caller takes.
     Oversized(u64),
 }
@@ -155,13 +159,22 @@ pub(crate) enum Condition {
     Match(String, Option<String>),
 }
 
+/// On which state of the object a get depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State<'a> {
+    Any,
+    /// It must be this one.
+    Is(&'a Validator),
+    /// Nothing is wanted of this one, which the caller has.
+    IsNot(&'a Validator),
+}
+
 /// A request of ours, as the store's own settings would have it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms<'a> {
     /// Bytes that are taken at most.
     pub max_bytes: u64,
-    /// The state in which the object must be.
-    pub expected: Option<&'a Validator>,
+    pub state: State<'a>,
     pub hedge: Option<Hedge<'a>>,
 }
 
@@ -229,6 +242,14 @@ impl Awaited {
         matches!(self, Self::Remote(_))
     }
 
+    /// What is known of the wire; nothing of a foreign store's.
+    pub(crate) fn wire(&self) -> Option<&Wire> {
+        match self {
+            Self::Remote(store) => Some(&store.wire),
+            Self::Foreign(_) => None,
+        }
+    }
+
     /// Whether the last bytes of an object can be asked for without its length, as far as is known.
     pub(crate) fn takes_suffixes(&self) -> bool {
         match self {
@@ -252,10 +273,10 @@ impl Awaited {
             Self::Remote(store) => {
                 let Terms {
                     max_bytes,
-                    expected,
+                    state,
                     hedge,
                 } = terms;
-                store.get(key, part, expected, max_bytes, hedge).await
+                store.get(key, part, state, max_bytes, hedge).await
             }
             Self::Foreign(store) => {
                 let counted = stats.count_request();

@@ -21,6 +21,7 @@ use super::RemoteStore;
 use super::client::{ClientSettings, Connector, HttpClients};
 use super::hedge::Times;
 use super::retry::{self, STALL_TIMEOUT};
+use super::wire::Wire;
 use crate::error::Error;
 
 /// Settings of the HTTP client that may come from the environment; all others have defaults of ours.
@@ -135,6 +136,7 @@ impl RemoteConfig {
             stats: Arc::clone(&clients.stats),
             failing: Arc::clone(&clients.failing),
             times: Times::default(),
+            wire: Wire::default(),
             suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
             conditions: AtomicBool::new(conditions),
         })

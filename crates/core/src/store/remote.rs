@@ -20,7 +20,7 @@ use super::body::NoMemory;
 use super::failing::Failing;
 use super::hedge::{Hedge, Times};
 use super::retry::{Overlong, Truncated};
-use super::{Condition, Fetched, Get, Part, Put, Validator};
+use super::{Condition, Fetched, Get, Part, Put, State, Validator, Wire};
 use crate::error::Error;
 use crate::stats::Stats;
 
@@ -44,6 +44,7 @@ pub struct RemoteStore {
     pub(super) stats: Arc<Stats>,
     pub(super) failing: Arc<Failing>,
     pub(super) times: Times,
+    pub(super) wire: Wire,
     /// Whether the store takes suffix ranges; learnt from its first refusal.
     pub(super) suffixes: AtomicBool,
     /// Whether the store has conditional puts; learnt from its first refusal.
@@ -76,6 +77,7 @@ impl RemoteStore {
             stats: Arc::default(),
             failing: Arc::default(),
             times: Times::default(),
+            wire: Wire::default(),
             suffixes: AtomicBool::new(true),
             conditions: AtomicBool::new(true),
         }
@@ -106,8 +108,8 @@ impl RemoteStore {
         &self.name
     }
 
-    /// Fetches an object or a part of it, if it is still the one that `expected` names and what is
-    /// wanted of it has at most `most` bytes.
+    /// Fetches an object or a part of it, if it is in the `state` that is wanted and what is wanted of it has
+    /// at most `most` bytes.
     ///
     /// # Cancel safety
     /// Dropping the future closes the request.
@@ -115,22 +117,24 @@ impl RemoteStore {
         &self,
         key: &str,
         part: &Part,
-        expected: Option<&Validator>,
+        state: State<'_>,
         most: u64,
         hedge: Option<Hedge<'_>>,
     ) -> Result<Get, Error> {
         let path = self.path(key)?;
-        let (part, expected) = match part {
+        let found;
+        let (part, state) = match part {
             Part::Suffix(len) if !self.takes_suffixes() => {
-                match self.last_bytes(key, &path, *len).await? {
-                    Some((range, validator)) => (Part::Range(range), validator),
-                    None => return Ok(Get::Missing),
-                }
+                let Some((range, validator)) = self.last_bytes(key, &path, *len).await? else {
+                    return Ok(Get::Missing);
+                };
+                found = validator;
+                let state = found.as_ref().map_or(State::Any, State::Is);
+                (Part::Range(range), state)
             }
-            part => (part.clone(), expected.cloned()),
+            part => (part.clone(), state),
         };
-        let expected = expected.as_ref();
-        let request = || self.retrying("get", key, || self.get_once(&path, &part, expected, most));
+        let request = || self.retrying("get", key, || self.get_once(&path, &part, state, most));
         let began = Instant::now();
         let outcome = self.hedged(request, hedge).await;
         if outcome.is_ok() {
@@ -139,7 +143,7 @@ impl RemoteStore {
         if let (Part::Suffix(len), Err(failure)) = (&part, &outcome) {
             if failure.refuses_suffix() {
                 self.suffixes.store(false, Ordering::Relaxed);
-                return Box::pin(self.get(key, &part, expected, most, hedge)).await;
+                return Box::pin(self.get(key, &part, state, most, hedge)).await;
             }
             // A 416 is also what the last bytes of an empty object are answered with, and a 400 may be about
             // anything: only that the same bytes can be had otherwise tells.
@@ -147,7 +151,8 @@ impl RemoteStore {
                 && let Ok(Some((range, validator))) = self.last_bytes(key, &path, *len).await
             {
                 let part = Part::Range(range);
-                let get = Box::pin(self.get(key, &part, validator.as_ref(), most, hedge)).await;
+                let state = validator.as_ref().map_or(State::Any, State::Is);
+                let get = Box::pin(self.get(key, &part, state, most, hedge)).await;
                 if matches!(get, Ok(Get::Found(_))) {
                     self.suffixes.store(false, Ordering::Relaxed);
                 }
@@ -165,7 +170,7 @@ impl RemoteStore {
         &self,
         path: &Path,
         part: &Part,
-        expected: Option<&Validator>,
+        state: State<'_>,
         most: u64,
     ) -> object_store::Result<Get> {
         let range = match part {
@@ -173,22 +178,36 @@ impl RemoteStore {
             Part::Range(range) => Some(GetRange::Bounded(range.clone())),
             Part::Suffix(len) => Some(GetRange::Suffix(*len)),
         };
-        let if_match = expected.and_then(Validator::strong_etag).map(str::to_owned);
+        let tag = |validator: &Validator| validator.strong_etag().map(str::to_owned);
+        let (if_match, if_none_match) = match state {
+            State::Any => (None, None),
+            State::Is(validator) => (tag(validator), None),
+            State::IsNot(validator) => (None, tag(validator)),
+        };
         Answer::will_take(most);
         let options = GetOptions {
             range,
             if_match,
+            if_none_match,
             ..GetOptions::default()
         };
+        let sent = Instant::now();
         let result = match self.client.get_opts(path, options).await {
             Err(object_store::Error::NotFound { .. }) if says_missing() => return Ok(Get::Missing),
-            Err(error) if expected.is_some() && says_changed(&error) => return Ok(Get::Changed),
+            Err(error) if matches!(state, State::Is(_)) && says_changed(&error) => {
+                return Ok(Get::Changed);
+            }
+            Err(object_store::Error::NotModified { .. }) if matches!(state, State::IsNot(_)) => {
+                return Ok(Get::Unchanged);
+            }
             other => other?,
         };
         let validator = result.meta.e_tag.clone().map(Validator::ETag);
-        // A server may ignore If-Match, and a weak tag is not sent at all.
-        if expected.is_some() && validator.as_ref() != expected {
-            return Ok(Get::Changed);
+        // A server may ignore the condition, and a weak tag is not sent at all.
+        match state {
+            State::Is(expected) if validator.as_ref() != Some(expected) => return Ok(Get::Changed),
+            State::IsNot(known) if validator.as_ref() == Some(known) => return Ok(Get::Unchanged),
+            _ => {}
         }
         let size = Some(result.meta.size);
         let version = result.meta.version.clone();
@@ -196,7 +215,9 @@ impl RemoteStore {
         if wanted > most {
             return Ok(Get::Oversized(wanted));
         }
+        let (head, begun) = (sent.elapsed(), Instant::now());
         let bytes = collect(result.into_stream(), wanted).await?;
+        self.wire.note(head, wanted, begun.elapsed());
         Ok(Get::Found(Fetched {
             bytes,
             size,
@@ -213,7 +234,7 @@ impl RemoteStore {
         len: u64,
     ) -> Result<Option<(Range<u64>, Option<Validator>)>, Error> {
         let first = Part::Range(0..1);
-        let request = || self.get_once(path, &first, None, 1);
+        let request = || self.get_once(path, &first, State::Any, 1);
         let get = self.retrying("get", key, request).await;
         match get.map_err(|failure| failure.error)? {
             Get::Found(Fetched {

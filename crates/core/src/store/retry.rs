@@ -327,7 +327,7 @@ mod tests {
     };
     use object_store::http::HttpBuilder;
 
-    use super::super::{HttpClients, Part};
+    use super::super::{HttpClients, Part, State};
     use super::*;
     use crate::limits::adaptive::AdaptiveBound;
 
@@ -408,7 +408,9 @@ mod tests {
     /// What a read ends in, and after how many seconds.
     async fn failed(store: &RemoteStore) -> (Arc<StoreError>, f64) {
         let began = Instant::now();
-        let outcome = store.get("c/0", &Part::Whole, None, 1 << 20, None).await;
+        let outcome = store
+            .get("c/0", &Part::Whole, State::Any, 1 << 20, None)
+            .await;
         let Err(Error::Store(error)) = outcome else {
             panic!("a read of a server that fails: {outcome:?}");
         };
@@ -481,12 +483,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_is_tried_again_tells_its_last_failure_until_it_ends() {
         let store = store(Server::Answers(503));
-        let read = store.get("c/0", &Part::Whole, None, 1 << 20, None);
+        let read = store.get("c/0", &Part::Whole, State::Any, 1 << 20, None);
         assert!(store.failing.now().is_empty());
         let waited = tokio::time::timeout(Duration::from_millis(150), read).await;
         assert!(waited.is_err());
         assert!(store.failing.now().is_empty(), "nobody waits any more");
-        let mut read = Box::pin(store.get("c/0", &Part::Whole, None, 1 << 20, None));
+        let mut read = Box::pin(store.get("c/0", &Part::Whole, State::Any, 1 << 20, None));
         let waited = tokio::time::timeout(Duration::from_millis(50), read.as_mut()).await;
         assert!(waited.is_err());
         let [failure] = store.failing.now().try_into().unwrap();

@@ -30,6 +30,8 @@ pub(crate) const LIMITS: Limits = Limits {
     requests: Some(16),
     memory_bytes: 64 << 20,
     shard_index_cache_bytes: 1 << 20,
+    chunk_cache_bytes: 0,
+    chunk_cache_recheck: std::time::Duration::ZERO,
 };
 
 /// An engine on which no bound is felt.
@@ -118,7 +120,7 @@ pub(crate) fn batch(array: &Arc<Array>, items: Vec<Item>, buffer: &Arc<OutBuffer
         array: Arc::clone(array),
         items,
         buffer: Arc::clone(buffer),
-        coalesce_gap: 0,
+        coalesce_gap: Some(0),
         coalesce_max: 1 << 20,
         write_empty_chunks: false,
         since: Instant::now(),

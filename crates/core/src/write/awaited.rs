@@ -11,7 +11,7 @@ use crate::engine::requests::Requests;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::limits::permits::Permits;
 use crate::limits::turn::Turn;
-use crate::store::{Awaited, Condition, Fetched, Get, Part, Put, RemoteStore, Validator};
+use crate::store::{Awaited, Condition, Fetched, Get, Part, Put, RemoteStore, State, Validator};
 
 /// How often a put may be refused because somebody else was faster.
 const TRIES: u32 = 100;
@@ -107,12 +107,12 @@ impl Writer {
         } else {
             let max_bytes = item.spec.usual_encoded.max(stored);
             match requests
-                .get(array, &item.key, &Part::Whole, max_bytes, None)
+                .get(array, &item.key, &Part::Whole, max_bytes, State::Any)
                 .await?
             {
                 Get::Found(fetched) => Some(fetched),
                 Get::Missing => None,
-                Get::Changed => {
+                Get::Changed | Get::Unchanged => {
                     return Err(StoreError::changed(array.store_name(), &item.key).into());
                 }
                 // A shard may hold any number of bytes that belong to no subchunk.

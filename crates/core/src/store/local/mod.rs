@@ -24,6 +24,7 @@ pub(crate) use opened::Opened;
 pub(crate) use replace::Directories;
 
 use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::store::Validator;
 
 /// What `O_DIRECT` asks of offsets, lengths and addresses: the largest logical block in common use.
 const BLOCK: usize = 4096;
@@ -122,6 +123,11 @@ impl LocalStore {
             Err(_) if self.direct_io && self.path(key).is_dir() => Ok(None),
             Err(error) => Err(self.failure("get", key, error)),
         }
+    }
+
+    /// In which state an object is; `None` where there is none, or where that does not show.
+    pub(crate) fn state(&self, key: &str) -> Option<Validator> {
+        Opened::state(&std::fs::metadata(self.path(key)).ok()?)
     }
 
     /// Reads a byte range of an open object to the end of `into`.

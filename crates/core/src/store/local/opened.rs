@@ -1,6 +1,6 @@
 //! An object that is open for reading: its size, its state, and byte ranges of it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -28,17 +28,20 @@ impl Opened {
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        let changed =
-            i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-        let size = metadata.size();
-        let validator = has_settled(changed)
-            .then(|| Validator::File(metadata.dev(), metadata.ino(), size, changed));
         Ok(Self {
             file,
-            size,
-            validator,
+            size: metadata.size(),
+            validator: Self::state(&metadata),
             direct_io,
         })
+    }
+
+    /// The state of a file.
+    pub(super) fn state(metadata: &Metadata) -> Option<Validator> {
+        let changed =
+            i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+        let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.size());
+        has_settled(changed).then_some(Validator::File(device, inode, size, changed))
     }
 
     pub(crate) const fn size(&self) -> u64 {
