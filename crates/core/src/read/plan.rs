@@ -92,15 +92,21 @@ pub(crate) fn merging(batch: &Batch) -> Merging {
         Store::Awaited(store) => store.wire(),
         Store::Local(_) => None,
     };
-    let (gap, whole) = match (batch.coalesce_gap, wire) {
-        (Some(gap), _) => (gap, gap),
-        (None, Some(wire)) => (wire.gap(), wire.whole()),
-        (None, None) => (GAP, GAP),
-    };
-    Merging {
-        gap,
-        max: batch.coalesce_max,
-        whole,
+    let max = batch.coalesce_max;
+    match (batch.coalesce_gap, wire) {
+        (None, Some(wire)) => {
+            let whole = wire.round_trip();
+            Merging {
+                gap: wire.gap(),
+                max: max.min(whole),
+                whole,
+            }
+        }
+        (gap, _) => {
+            let gap = gap.unwrap_or(GAP);
+            let whole = gap;
+            Merging { gap, max, whole }
+        }
     }
 }
 

@@ -18,13 +18,14 @@ const REMEMBERED: usize = 16;
 const MEASURED: u64 = 256 << 10;
 /// The handling of one request, here and at a server in the same machine: 0.1 to 0.2 ms.
 const HANDLING: f64 = 150e-6;
-/// Bytes a second of one connection where nothing is known yet: a bucket in the same region gives 50 to 100 MB/s
-/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-design-patterns.html>).
-const ASSUMED: f64 = 85e6;
+/// Bytes a second of one connection where nothing is known yet: few stores give less.
+const ASSUMED: f64 = 25e6;
 /// The least and the most that two ranges may have between them.
 const GAP: (u64, u64) = (16 << 10, 1 << 20);
-/// The least and the most that a shard may have which is fetched whole.
-const WHOLE: (u64, u64) = (64 << 10, 8 << 20);
+/// The least and the most that count as a round trip.
+const ROUND_TRIP: (u64, u64) = (64 << 10, 8 << 20);
+/// The most while the rate is not known.
+const ROUND_TRIP_UNKNOWN: (u64, u64) = (64 << 10, 1 << 20);
 
 /// What recent answers of one store tell.
 #[derive(Debug, Default)]
@@ -56,22 +57,28 @@ impl Wire {
         let (latency, rate) = self.now();
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         let share = latency / LEAST as f64;
-        worth(HANDLING + share, rate, GAP)
+        worth(HANDLING + share, rate.unwrap_or(ASSUMED), GAP)
     }
 
-    /// Bytes that a shard may have, to be fetched whole.
-    pub(crate) fn whole(&self) -> u64 {
-        let (latency, rate) = self.now();
-        worth(HANDLING + latency, rate, WHOLE)
+    /// Bytes that arrive in the time of a round trip: what a shard may have to be fetched whole, and what ranges that
+    /// are merged may have, as two connections carry twice as much as one.
+    pub(crate) fn round_trip(&self) -> u64 {
+        match self.now() {
+            (latency, Some(rate)) => worth(HANDLING + latency, rate, ROUND_TRIP),
+            (latency, None) => worth(HANDLING + latency, ASSUMED, ROUND_TRIP_UNKNOWN),
+        }
     }
 
-    /// Latency in seconds and bytes a second: the best of late, as load makes both worse.
-    fn now(&self) -> (f64, f64) {
-        let recent = self.0.lock();
-        let latency = recent.latencies.iter().min().copied();
-        let rate = recent.rates.iter().copied().reduce(f64::max);
-        let latency = latency.unwrap_or_default().as_secs_f64();
-        (latency, rate.unwrap_or(ASSUMED))
+    /// Latency in seconds, the least of late, as load makes it worse; and bytes a second, the median of late: under
+    /// load, a byte that nobody wants takes as long as any other.
+    fn now(&self) -> (f64, Option<f64>) {
+        let mut recent = self.0.lock();
+        let latency = recent.latencies.iter().min().copied().unwrap_or_default();
+        let mut rates: Vec<f64> = recent.rates.make_contiguous().to_vec();
+        let middle = rates.len() / 2;
+        let rate =
+            (!rates.is_empty()).then(|| *rates.select_nth_unstable_by(middle, f64::total_cmp).1);
+        (latency.as_secs_f64(), rate)
     }
 }
 
@@ -106,25 +113,38 @@ mod tests {
     fn a_slow_wire_carries_nothing_that_is_not_wanted() {
         let slow = wire(30, 5_000_000);
         assert_eq!(16 << 10, slow.gap());
-        assert!((140_000..160_000).contains(&slow.whole()));
+        assert!((140_000..160_000).contains(&slow.round_trip()));
     }
 
     #[test]
     fn a_far_store_is_asked_once() {
         let far = wire(100, 1_000_000_000);
         assert!((900_000..=1 << 20).contains(&far.gap()));
-        assert_eq!(8 << 20, far.whole());
+        assert_eq!(8 << 20, far.round_trip());
         let near = wire(0, 1_000_000_000);
         assert!((140_000..160_000).contains(&near.gap()));
-        assert_eq!(near.gap(), near.whole());
+        assert_eq!(near.gap(), near.round_trip());
     }
 
     #[test]
-    fn load_does_not_count() {
+    fn one_slow_answer_and_short_bodies_do_not_count() {
         let wire = wire(10, 50_000_000);
-        let before = (wire.gap(), wire.whole());
+        wire.note(
+            Duration::from_millis(10),
+            1_000_000,
+            Duration::from_millis(20),
+        );
+        let before = (wire.gap(), wire.round_trip());
         wire.note(Duration::from_secs(1), 1_000_000, Duration::from_secs(1));
         wire.note(Duration::from_millis(10), 1_000, Duration::ZERO);
-        assert_eq!(before, (wire.gap(), wire.whole()));
+        assert_eq!(before, (wire.gap(), wire.round_trip()));
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_reason_for_a_large_fetch() {
+        let wire = Wire::default();
+        wire.note(Duration::from_secs(1), 1_000, Duration::ZERO);
+        assert_eq!(1 << 20, wire.round_trip());
+        assert!(wire.gap() < 256 << 10);
     }
 }
