@@ -94,14 +94,11 @@ pub(crate) fn merging(batch: &Batch) -> Merging {
     };
     let max = batch.coalesce_max;
     match (batch.coalesce_gap, wire) {
-        (None, Some(wire)) => {
-            let whole = wire.round_trip();
-            Merging {
-                gap: wire.gap(),
-                max: max.min(whole),
-                whole,
-            }
-        }
+        (None, Some(wire)) => Merging {
+            gap: wire.gap(),
+            max: max.min(wire.longest()),
+            whole: wire.whole(),
+        },
         (gap, _) => {
             let gap = gap.unwrap_or(GAP);
             let whole = gap;

@@ -18,14 +18,19 @@ const REMEMBERED: usize = 16;
 const MEASURED: u64 = 256 << 10;
 /// The handling of one request, here and at a server in the same machine: 0.1 to 0.2 ms.
 const HANDLING: f64 = 150e-6;
-/// Bytes a second of one connection where nothing is known yet: few stores give less.
-const ASSUMED: f64 = 25e6;
+/// Seconds within which a server answers that is in the same machine or room.
+const NEAR: f64 = 1e-3;
+/// Bytes a second of one connection where no body has told: of 10 Gbit/s to a server that is near, and what few
+/// others are slower than.
+const ASSUMED: (f64, f64) = (1e9, 25e6);
+/// How many times longer than the handling of its request a body takes that is worth to be divided.
+const DIVIDED: f64 = 10.0;
 /// The least and the most that two ranges may have between them.
 const GAP: (u64, u64) = (16 << 10, 1 << 20);
-/// The least and the most that count as a round trip.
-const ROUND_TRIP: (u64, u64) = (64 << 10, 8 << 20);
+/// The least and the most that a shard may have which is fetched whole.
+const WHOLE: (u64, u64) = (64 << 10, 8 << 20);
 /// The most while the rate is not known.
-const ROUND_TRIP_UNKNOWN: (u64, u64) = (64 << 10, 1 << 20);
+const WHOLE_UNKNOWN: (u64, u64) = (64 << 10, 1 << 20);
 
 /// What recent answers of one store tell.
 #[derive(Debug, Default)]
@@ -57,16 +62,22 @@ impl Wire {
         let (latency, rate) = self.now();
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         let share = latency / LEAST as f64;
-        worth(HANDLING + share, rate.unwrap_or(ASSUMED), GAP)
+        worth(HANDLING + share, rate.unwrap_or(assumed(latency)), GAP)
     }
 
-    /// Bytes that arrive in the time of a round trip: what a shard may have to be fetched whole, and what ranges that
-    /// are merged may have, as two connections carry twice as much as one.
-    pub(crate) fn round_trip(&self) -> u64 {
+    /// Bytes that a shard may have, to be fetched whole: what arrives in the time of a round trip.
+    pub(crate) fn whole(&self) -> u64 {
         match self.now() {
-            (latency, Some(rate)) => worth(HANDLING + latency, rate, ROUND_TRIP),
-            (latency, None) => worth(HANDLING + latency, ASSUMED, ROUND_TRIP_UNKNOWN),
+            (latency, Some(rate)) => worth(HANDLING + latency, rate, WHOLE),
+            (latency, None) => worth(HANDLING + latency, assumed(latency), WHOLE_UNKNOWN),
         }
+    }
+
+    /// Bytes that merged ranges may have: beyond a round trip, two connections carry twice as much as one.
+    pub(crate) fn longest(&self) -> u64 {
+        let (latency, rate) = self.now();
+        let bytes = |rate| worth(latency.max(DIVIDED * HANDLING), rate, (WHOLE.0, u64::MAX));
+        rate.map_or(u64::MAX, bytes)
     }
 
     /// Latency in seconds, the least of late, as load makes it worse; and bytes a second, the median of late: under
@@ -80,6 +91,10 @@ impl Wire {
             (!rates.is_empty()).then(|| *rates.select_nth_unstable_by(middle, f64::total_cmp).1);
         (latency.as_secs_f64(), rate)
     }
+}
+
+fn assumed(latency: f64) -> f64 {
+    if latency < NEAR { ASSUMED.0 } else { ASSUMED.1 }
 }
 
 fn remember<T>(recent: &mut VecDeque<T>, one: T) {
@@ -113,17 +128,17 @@ mod tests {
     fn a_slow_wire_carries_nothing_that_is_not_wanted() {
         let slow = wire(30, 5_000_000);
         assert_eq!(16 << 10, slow.gap());
-        assert!((140_000..160_000).contains(&slow.round_trip()));
+        assert!((140_000..160_000).contains(&slow.whole()));
     }
 
     #[test]
     fn a_far_store_is_asked_once() {
         let far = wire(100, 1_000_000_000);
         assert!((900_000..=1 << 20).contains(&far.gap()));
-        assert_eq!(8 << 20, far.round_trip());
+        assert_eq!(8 << 20, far.whole());
         let near = wire(0, 1_000_000_000);
         assert!((140_000..160_000).contains(&near.gap()));
-        assert_eq!(near.gap(), near.round_trip());
+        assert_eq!(near.gap(), near.whole());
     }
 
     #[test]
@@ -134,17 +149,24 @@ mod tests {
             1_000_000,
             Duration::from_millis(20),
         );
-        let before = (wire.gap(), wire.round_trip());
+        let before = (wire.gap(), wire.whole());
         wire.note(Duration::from_secs(1), 1_000_000, Duration::from_secs(1));
         wire.note(Duration::from_millis(10), 1_000, Duration::ZERO);
-        assert_eq!(before, (wire.gap(), wire.round_trip()));
+        assert_eq!(before, (wire.gap(), wire.whole()));
+    }
+
+    #[test]
+    fn long_ranges_are_divided_where_one_connection_is_slow() {
+        assert_eq!(u64::MAX, Wire::default().longest());
+        assert!((140_000..160_000).contains(&wire(30, 5_000_000).longest()));
+        assert!((1_400_000..1_600_000).contains(&wire(0, 1_000_000_000).longest()));
     }
 
     #[test]
     fn what_is_not_known_is_no_reason_for_a_large_fetch() {
         let wire = Wire::default();
         wire.note(Duration::from_secs(1), 1_000, Duration::ZERO);
-        assert_eq!(1 << 20, wire.round_trip());
+        assert_eq!(1 << 20, wire.whole());
         assert!(wire.gap() < 256 << 10);
     }
 }
