@@ -55,6 +55,13 @@ test-cloud: cargo ## object_store's own suite against our GCS and Azure
 test-loom: ## model check of the gate's atomics
 	cargo test --locked --manifest-path crates/core/loom/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/loom
 
+# By a feature, not by flags for the compiler, so that only the engine itself is built again, and that without optimising.
+.PHONY: check-portable
+check-portable: cargo ## lints and tests of how local files are read and written outside of Linux
+	cargo clippy --locked --release -p zarrs-async-core --features portable -- -D warnings
+	cargo test --locked --release --config 'profile.release.package.zarrs-async-core.opt-level=0' \
+		-p zarrs-async-core --lib --features portable local
+
 # The feature keeps this build apart from others. What does not fit memory is an error here, as everywhere.
 .PHONY: test-asan
 test-asan: cargo ## the engine's tests under AddressSanitizer

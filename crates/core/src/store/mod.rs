@@ -103,7 +103,8 @@ pub enum Part {
 pub(crate) enum Validator {
     /// The `ETag` that an object store gave.
     ETag(String),
-    /// Device, inode, size in bytes and time of the last change (ctime: no tool sets it back) in nanoseconds of a local file.
+    /// Device, inode, size in bytes and time of the last change (ctime: no tool sets it back) in nanoseconds of a local
+    /// file; where there is no inode, seconds and nanoseconds of when it was made, in place of the first two.
     File(u64, u64, u64, i128),
 }
 

@@ -1,42 +1,39 @@
-//! Local files: plain open and `pread`; new files without a name, linked or renamed into place.
+//! Local files. `linux` and `portable` have the same few functions: one of them is the system's.
 //!
 //! Everything here blocks and runs inside CPU jobs. A write never shows half an object: it goes to a file
 //! that has no name yet, or a temporary one, so a killed process leaves the old object or the new one.
 
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod linux;
 mod opened;
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+mod portable;
 mod replace;
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+use linux::{Directory, Files};
 pub(crate) use opened::Opened;
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+use portable::{Directory, Files};
 pub(crate) use replace::Directories;
 
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::store::Validator;
 
-/// What `O_DIRECT` asks of offsets, lengths and addresses: the largest logical block in common use.
-const BLOCK: usize = 4096;
-
 /// Files under a directory.
 #[derive(Debug)]
 pub struct LocalStore {
     root: PathBuf,
-    direct_io: bool,
+    files: Files,
     place: OnceLock<Place>,
-    /// Whether the file system has files without a name, as far as is known.
-    has_unnamed: AtomicBool,
     /// Hashes of the directories in which abandoned files were looked for.
     tidied: Mutex<HashSet<u64>>,
 }
@@ -55,9 +52,8 @@ impl LocalStore {
     pub fn new(root: &Path, direct_io: bool) -> Self {
         Self {
             root: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()),
-            direct_io,
+            files: Files::new(direct_io),
             place: OnceLock::new(),
-            has_unnamed: AtomicBool::new(true),
             tidied: Mutex::default(),
         }
     }
@@ -108,19 +104,10 @@ impl LocalStore {
 
     /// Opens an object; `None` where there is none.
     pub(crate) fn open(&self, key: &str) -> Result<Option<Opened>, Error> {
-        let mut options = File::options();
-        options.read(true);
-        if self.direct_io {
-            options.custom_flags(direct_flag());
-        }
-        let opened = options
-            .open(self.path(key))
-            .and_then(|file| Opened::new(file, self.direct_io));
-        match opened {
+        let path = self.path(key);
+        match self.files.open(&path).and_then(Opened::new) {
             Ok(opened) => Ok(Some(opened)),
-            Err(error) if is_absence(&error) => Ok(None),
-            // A directory cannot be opened past the page cache, which is not what is wrong with it.
-            Err(_) if self.direct_io && self.path(key).is_dir() => Ok(None),
+            Err(error) if is_absence(&error) || path.is_dir() => Ok(None),
             Err(error) => Err(self.failure("get", key, error)),
         }
     }
@@ -140,7 +127,7 @@ impl LocalStore {
     ) -> Result<(), Error> {
         let len = range.end.saturating_sub(range.start);
         opened
-            .read(range, into)
+            .read(&self.files, range, into)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::OutOfMemory => {
                     Error::memory(usize::try_from(len).unwrap_or(usize::MAX)).at(&key.into())
@@ -162,19 +149,18 @@ impl LocalStore {
 
     /// Removes an object; not an error where there is none.
     pub(crate) fn delete(&self, key: &str) -> Result<(), Error> {
-        match std::fs::remove_file(self.path(key)) {
-            Err(error) if !is_absence(&error) => Err(self.failure("delete", key, error)),
+        let path = self.path(key);
+        match std::fs::remove_file(&path) {
+            Err(error) if !is_absence(&error) && !path.is_dir() => {
+                Err(self.failure("delete", key, error))
+            }
             _ => Ok(()),
         }
     }
 
     fn failure(&self, operation: &'static str, key: &str, error: io::Error) -> Error {
-        let refused = self.direct_io && error.raw_os_error() == Some(Errno::INVAL.raw_os_error());
-        let reason = if refused {
-            "the file system refuses O_DIRECT; set codec_pipeline.direct_io to False".to_owned()
-        } else {
-            error.to_string()
-        };
+        let refusal = self.files.refusal(&error);
+        let reason = refusal.map_or_else(|| error.to_string(), str::to_owned);
         let kind = match error.kind() {
             io::ErrorKind::PermissionDenied => StoreErrorKind::Permission,
             io::ErrorKind::TimedOut => StoreErrorKind::Timeout,
@@ -195,10 +181,10 @@ impl LocalStore {
 }
 
 fn bytes_of(path: PathBuf) -> Arc<[u8]> {
-    path.into_os_string().into_vec().into()
+    path.into_os_string().into_encoded_bytes().into()
 }
 
-/// What zarr's own `LocalStore` takes for "there is no such object".
+/// What zarr's own `LocalStore` takes for "there is no such object". Not every system says so of a directory.
 fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -206,20 +192,8 @@ fn is_absence(error: &io::Error) -> bool {
     )
 }
 
-#[cfg(target_os = "linux")]
-const fn direct_flag() -> i32 {
-    OFlags::DIRECT.bits().cast_signed()
-}
-
-#[cfg(not(target_os = "linux"))]
-const fn direct_flag() -> i32 {
-    0
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
 
     fn read_all(store: &LocalStore, key: &str) -> Option<Vec<u8>> {
@@ -234,12 +208,14 @@ mod tests {
     #[test]
     fn objects_come_back_and_leave_nothing_behind() {
         let root = tempfile::tempdir().unwrap();
-        for (direct, unnamed) in [(false, true), (false, false), (true, true), (true, false)] {
-            let store = LocalStore::new(root.path(), direct);
-            store.has_unnamed.store(unnamed, Ordering::Relaxed);
+        for files in Files::all() {
+            let store = LocalStore {
+                files,
+                ..LocalStore::new(root.path(), false)
+            };
             let mut directories = Directories::default();
             assert_eq!(None, read_all(&store, "c/0/0"));
-            for bytes in [vec![], vec![7; 3], vec![9; 5000], vec![3; 2 * BLOCK]] {
+            for bytes in [vec![], vec![7; 3], vec![9; 5000], vec![3; 8192]] {
                 store.put("c/0/0", &bytes, &mut directories).unwrap();
                 assert_eq!(Some(bytes), read_all(&store, "c/0/0"));
             }
@@ -259,6 +235,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn an_object_has_one_real_path_by_whichever_links_it_is_reached() {
         let root = tempfile::tempdir().unwrap();

@@ -3,14 +3,18 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+#[cfg(not(all(unix, not(feature = "portable"))))]
+use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::BLOCK;
+use super::Files;
 use crate::store::Validator;
 
-/// Nanoseconds in which times of files count at most: the slowest clock tick of Linux, twice.
-const TIME_STEP: i128 = 20_000_000;
+const SECOND: i128 = 1_000_000_000;
+/// Nanoseconds in which times of files count at most: the slowest clock tick, that of Windows, twice.
+const TIME_STEP: i128 = 32_000_000;
+/// The same of times that are whole seconds: some file systems have no others, and FAT only even ones.
+const WHOLE_STEP: i128 = 4 * SECOND;
 
 /// An object that is open for reading.
 #[derive(Debug)]
@@ -19,28 +23,25 @@ pub(crate) struct Opened {
     size: u64,
     /// `None` while the file is so young that one more change might not show in its time.
     validator: Option<Validator>,
-    direct_io: bool,
 }
 
 impl Opened {
-    pub(super) fn new(file: File, direct_io: bool) -> io::Result<Self> {
+    pub(super) fn new(file: File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         Ok(Self {
             file,
-            size: metadata.size(),
+            size: metadata.len(),
             validator: Self::state(&metadata),
-            direct_io,
         })
     }
 
     /// The state of a file.
     pub(super) fn state(metadata: &Metadata) -> Option<Validator> {
-        let changed =
-            i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-        let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.size());
+        let ([device, inode], changed) = identity(metadata)?;
+        let size = metadata.len();
         has_settled(changed).then_some(Validator::File(device, inode, size, changed))
     }
 
@@ -53,69 +54,50 @@ impl Opened {
     }
 
     /// Reads a byte range to the end of `into`.
-    pub(super) fn read(&self, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
+    pub(super) fn read(
+        &self,
+        files: &Files,
+        range: Range<u64>,
+        into: &mut Vec<u8>,
+    ) -> io::Result<()> {
         if range.end > self.size || range.start > range.end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        if self.direct_io {
-            return self.read_direct(range.start, len, into);
-        }
-        into.try_reserve_exact(len)?;
-        let wanted = into.len() + len;
-        let mut at = range.start;
-        while into.len() < wanted {
-            let spare = wanted - into.len();
-            // `spare_capacity` may offer more than was asked for, so the surplus is cut off.
-            // A signal may interrupt it on a network file system.
-            let read = rustix::io::retry_on_intr(|| {
-                rustix::io::pread(&self.file, rustix::buffer::spare_capacity(into), at)
-            })?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if read > spare {
-                into.truncate(wanted);
-            }
-            at += read as u64;
-        }
-        Ok(())
+        files.read(&self.file, range.start, len, into)
     }
+}
 
-    /// Reads whole blocks around the range into an aligned part of a buffer of its own.
-    fn read_direct(&self, start: u64, len: usize, into: &mut Vec<u8>) -> io::Result<()> {
-        let block = BLOCK as u64;
-        let first = start / block * block;
-        let skip = usize::try_from(start - first).map_err(io::Error::other)?;
-        let span = (skip + len).next_multiple_of(BLOCK);
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(span + BLOCK)?;
-        blocks.resize(span + BLOCK, 0);
-        into.try_reserve_exact(len)?;
-        let aligned = blocks.as_ptr().align_offset(BLOCK);
-        let blocks = &mut blocks[aligned..aligned + span];
-        let mut filled = 0;
-        while filled < skip + len {
-            match self
-                .file
-                .read_at(&mut blocks[filled..], first + filled as u64)
-            {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        into.extend_from_slice(&blocks[skip..skip + len]);
-        Ok(())
-    }
+/// Device and inode of a file, and the time of its last change, which no tool sets back.
+#[cfg(all(unix, not(feature = "portable")))]
+#[expect(clippy::unnecessary_wraps, reason = "not every system has its time")]
+fn identity(metadata: &Metadata) -> Option<([u64; 2], i128)> {
+    use std::os::unix::fs::MetadataExt;
+
+    let changed = i128::from(metadata.ctime()) * SECOND + i128::from(metadata.ctime_nsec());
+    Some(([metadata.dev(), metadata.ino()], changed))
+}
+
+/// What tells a file from one that replaces it (when it was made), and the time of its last change.
+#[cfg(not(all(unix, not(feature = "portable"))))]
+fn identity(metadata: &Metadata) -> Option<([u64; 2], i128)> {
+    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let created = metadata.created().map_or(Duration::ZERO, since);
+    let changed = since(metadata.modified().ok()?).as_nanos();
+    let changed = i128::try_from(changed).ok()?;
+    Some(([created.as_secs(), created.subsec_nanos().into()], changed))
 }
 
 /// Whether a file's last change is older than the steps in which file systems count time: then one more
 /// change shows. The same care as git's for its index.
 fn has_settled(changed: i128) -> bool {
+    let step = if changed % SECOND == 0 {
+        WHOLE_STEP
+    } else {
+        TIME_STEP
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.is_ok_and(|now| i128::try_from(now.as_nanos()).is_ok_and(|now| now - changed > TIME_STEP))
+    now.is_ok_and(|now| i128::try_from(now.as_nanos()).is_ok_and(|now| now - changed > step))
 }
 
 #[cfg(test)]
@@ -128,6 +110,10 @@ mod tests {
         let now = i128::try_from(now.as_nanos()).unwrap();
         assert!(!has_settled(now));
         assert!(!has_settled(now + 1_000_000_000));
-        assert!(has_settled(now - 2 * TIME_STEP));
+        let before = now - 2 * TIME_STEP;
+        assert!(has_settled(before - i128::from(before % SECOND == 0)));
+        let second = now / SECOND * SECOND;
+        assert!(!has_settled(second - 2 * SECOND));
+        assert!(has_settled(second - 5 * SECOND));
     }
 }
