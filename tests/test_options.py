@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import sys
 import time
@@ -146,6 +147,11 @@ def test_a_misspelt_option_is_warned_of_once_with_the_right_name(name: str, mean
 def test_no_other_option_is_warned_of(name: str) -> None:
     with zarr.config.set({name: None}):
         small()
+
+
+def test_memory_is_bounded_where_the_system_does_not_tell_how_much_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf")
+    assert 0 < options_of(small()).memory_bytes <= 2**30
 
 
 def test_automatic_values() -> None:

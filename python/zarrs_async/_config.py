@@ -135,7 +135,9 @@ def automatic_memory_bytes() -> int:
 
 def _usable_memory() -> int:
     """Bytes of memory that the machine has, or the control group allows, whichever is less."""
-    amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    # Windows does not say: there it is as much as makes no difference.
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 * _MOST_MEMORY
+    amounts = [physical]
     for path in _cgroup_limits():
         try:
             amounts.append(int(path.read_text(encoding="ascii")))
