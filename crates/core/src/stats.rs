@@ -34,6 +34,8 @@ counters! {
     requests_in_flight_max,
     /// Requests sent again after a failure.
     retries,
+    /// Requests that waited because their store had turned others away.
+    requests_held_back,
     /// Second requests sent because the first was far slower than its peers.
     hedges,
     /// Encoded bytes that came from stores.

@@ -12,6 +12,7 @@ mod hedge;
 mod local;
 mod location;
 mod open;
+mod pace;
 mod remote;
 mod retry;
 mod transport;

@@ -19,6 +19,7 @@ use super::answer::Answer;
 use super::body::NoMemory;
 use super::failing::Failing;
 use super::hedge::{Hedge, Times};
+use super::pace::Pace;
 use super::retry::{Overlong, Truncated};
 use super::{Condition, Fetched, Get, Part, Put, State, Validator, Wire};
 use crate::error::Error;
@@ -45,6 +46,7 @@ pub struct RemoteStore {
     pub(super) failing: Arc<Failing>,
     pub(super) times: Times,
     pub(super) wire: Wire,
+    pub(super) pace: Pace,
     /// Whether the store takes suffix ranges; learnt from its first refusal.
     pub(super) suffixes: AtomicBool,
     /// Whether the store has conditional puts; learnt from its first refusal.
@@ -78,6 +80,7 @@ impl RemoteStore {
             failing: Arc::default(),
             times: Times::default(),
             wire: Wire::default(),
+            pace: Pace::default(),
             suffixes: AtomicBool::new(true),
             conditions: AtomicBool::new(true),
         }

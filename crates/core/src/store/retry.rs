@@ -77,15 +77,19 @@ impl RemoteStore {
         key: &str,
         attempt: impl Fn() -> F,
     ) -> Result<T, Box<Refusal>> {
-        let began = Instant::now();
         let mut pauses = Pauses::new(&self.retry.backoff);
         let mut attempts = 0;
         let mut request = self.failing.request();
+        let mut pass = self.pace.pass(&self.stats).await;
+        let mut began = Instant::now();
         loop {
             attempts += 1;
             let answer = Arc::new(Answer::default());
             let error = match answer.noting(attempt()).await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    pass.taken();
+                    return Ok(done);
+                }
                 Err(error) => error,
             };
             let failure = Failure {
@@ -93,6 +97,11 @@ impl RemoteStore {
                 said: answer.said(),
                 operation,
             };
+            if failure.turned_away() {
+                pass.turned_away();
+            } else {
+                pass.taken();
+            }
             let pause = failure.said.retry_after.unwrap_or_else(|| pauses.next());
             // A long body that broke off by chance is worth one more attempt, however long it took.
             let first = attempts == 1 && !self.retry_timeout_set;
@@ -106,6 +115,10 @@ impl RemoteStore {
             }
             request.failed(self.failed(operation, key, attempts, &failure));
             tokio::time::sleep(pause).await;
+            // The server is not to blame for the time in which nothing is asked of it.
+            let waiting = Instant::now();
+            pass = self.pace.pass(&self.stats).await;
+            began += waiting.elapsed();
             self.stats.retries.add(1);
         }
     }
@@ -213,6 +226,14 @@ impl Failure {
         }
     }
 
+    /// Whether the server may have been asked for too much: it said so, or gave no answer.
+    fn turned_away(&self) -> bool {
+        match self.said.status {
+            Some(status) => matches!(status, 429 | 503),
+            None => self.may_pass(),
+        }
+    }
+
     /// Whether the wire failed, as against a request that could not be made or an answer that makes no sense.
     fn broke_off(&self) -> bool {
         let words = self.last_words();
@@ -316,7 +337,7 @@ impl Pauses {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::task::{Context, Poll};
 
     use bytes::Bytes;
@@ -327,7 +348,7 @@ mod tests {
     };
     use object_store::http::HttpBuilder;
 
-    use super::super::{HttpClients, Part, State};
+    use super::super::{Get, HttpClients, Part, State};
     use super::*;
     use crate::limits::adaptive::AdaptiveBound;
 
@@ -363,15 +384,44 @@ mod tests {
         }
     }
 
-    impl HttpConnector for Connects {
+    /// A server that takes eight requests at once, and resets the others.
+    #[derive(Debug, Clone, Default)]
+    struct Crowded(Arc<Crowd>);
+
+    #[derive(Debug, Default)]
+    struct Crowd {
+        taken: AtomicUsize,
+        reset: AtomicUsize,
+    }
+
+    #[async_trait::async_trait]
+    impl HttpService for Crowded {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if self.0.taken.fetch_add(1, Ordering::Relaxed) >= 8 {
+                self.0.taken.fetch_sub(1, Ordering::Relaxed);
+                self.0.reset.fetch_add(1, Ordering::Relaxed);
+                let reset = std::io::Error::other("as told");
+                return Err(HttpError::new(HttpErrorKind::Interrupted, reset));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.0.taken.fetch_sub(1, Ordering::Relaxed);
+            let response = http::Response::builder().header("Content-Length", "8");
+            Ok(response
+                .body(Bytes::from_static(b"answered").into())
+                .unwrap())
+        }
+    }
+
+    impl<S: HttpService + Clone> HttpConnector for Connects<S> {
         fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
             let clients = HttpClients::new(&Arc::default(), &AdaptiveBound::new(None));
-            Ok(clients.metered(HttpClient::new(self.0), STALL_TIMEOUT))
+            Ok(clients.metered(HttpClient::new(self.0.clone()), STALL_TIMEOUT))
         }
     }
 
     #[derive(Debug)]
-    struct Connects(Server);
+    struct Connects<S>(S);
 
     /// A body of which nothing ever arrives.
     struct Nothing;
@@ -388,7 +438,7 @@ mod tests {
         }
     }
 
-    fn store(server: Server) -> RemoteStore {
+    fn store(server: impl HttpService + Clone) -> RemoteStore {
         let client = HttpBuilder::new()
             .with_url("http://localhost")
             .with_client_options(ClientOptions::new().with_allow_http(true))
@@ -436,6 +486,29 @@ mod tests {
             );
             assert!(said.contains("after 11 attempts"), "{said}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_resets_a_crowd_meets_none_again() {
+        let server = Crowded::default();
+        let store = store(server.clone());
+        let mut batches = Vec::new();
+        for _ in 0..3 {
+            let began = Instant::now();
+            let reads = (0..128).map(|_| store.get("c/0", &Part::Whole, State::Any, 1 << 20, None));
+            for read in futures::future::join_all(reads).await {
+                assert!(matches!(read, Ok(Get::Found(_))), "{read:?}");
+            }
+            let reset = server.0.reset.swap(0, Ordering::Relaxed);
+            batches.push((reset, began.elapsed().as_secs_f64()));
+        }
+        assert!(batches[0].0 >= 120, "{batches:?}");
+        assert!(
+            batches[1..]
+                .iter()
+                .all(|(reset, took)| *reset < 32 && *took < 1.0),
+            "{batches:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
