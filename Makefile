@@ -133,6 +133,12 @@ check-licences: ## terms and sources of all crates
 bench: $(VENV)/.develop $(VENV)/.test $(VENV)/.bench ## the contenders side by side; make bench ARGS=--help
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
+# What it counts is repeatable to a few hundredths, where times on a machine that others use are not.
+.PHONY: instructions
+instructions: cargo ## instructions of fixed cases, against those kept (valgrind); make instructions ARGS=--accept
+	cargo build --locked --release -p zarrs-async-core --example instructions
+	$(or $(PYTHON),python3) benchmarks/instructions.py $(CARGO_TARGET_DIR)/release/examples/instructions $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.docs ## the documentation as a site, in site/; a broken link is an error (15 s)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
