@@ -22,8 +22,10 @@ from benchmarks.scenarios.fairness import fairness
 from benchmarks.scenarios.local import local
 from benchmarks.scenarios.loop import loop
 from benchmarks.scenarios.memory import memory
+from benchmarks.scenarios.opens import opens
 from benchmarks.scenarios.remote import remote
 from benchmarks.scenarios.s3 import s3
+from benchmarks.scenarios.slabs import slabs
 from benchmarks.tables import tables
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 SCENARIOS: dict[str, Scenario] = {
     "local": local,
     "codecs": codecs,
+    "slabs": slabs,
+    "opens": opens,
     "remote": remote,
     "s3": s3,
     "loop": loop,

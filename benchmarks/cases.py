@@ -82,7 +82,7 @@ WHOLE = Selection()
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One measured thing: every selection of every array, gathered.
+    """One measured thing: every selection of every array, gathered or in steps.
 
     Parameters
     ----------
@@ -95,6 +95,8 @@ class Operation:
         Path of the ``.npy`` file with those values.
     selections
         What is read or written of each array.
+    together
+        How many reads or writes are awaited before the next begin; 0 for all of them.
     increment
         Writes store the reference plus this, so that an overwrite which changed nothing
         cannot pass for one that worked.
@@ -117,6 +119,7 @@ class Operation:
     arrays: tuple[str, ...]
     reference: str
     selections: tuple[Selection, ...] = (WHOLE,)
+    together: int = 0
     increment: int = 0
     heartbeat: bool = False
     primer: str = ""

@@ -1,8 +1,9 @@
 """The contenders: which library, which pipeline, which settings.
 
-No contender keeps decoded chunks between two operations: the pipelines have no such
-cache, and TensorStore's is at its default of zero bytes. TensorStore would sync each
-file to the disk, which none of the pipelines does; here it does not either.
+Of zarr's pipelines none keeps decoded chunks between two operations; TensorStore does
+where a scenario asks for it, and otherwise its cache is at its default of zero bytes.
+It would sync each file to the disk, which none of the pipelines does; here it does not
+either.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Contender:
         resources of TensorStore's context.
     source
         A folder of Python packages that are imported in place of the installed ones; empty for none.
+    scenarios
+        Those in which it takes part; empty for all.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Contender:
     pipeline: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    scenarios: tuple[str, ...] = ()
 
     def connect(self) -> Client:
         """Import the library and set it up.
@@ -74,6 +78,8 @@ OURS = "ours"
 BEFORE = "before"
 
 _TENSORSTORE = {"cache_pool": {"total_bytes_limit": 0}, "file_io_sync": False}
+# As it comes, it asks with each use whether what it keeps is still what is stored.
+_CACHE = {**_TENSORSTORE, "cache_pool": {"total_bytes_limit": 1 << 30}}
 _MANY_REQUESTS = {
     "http_request_concurrency": {"limit": 128},
     "s3_request_concurrency": {"limit": 128},
@@ -89,6 +95,7 @@ CONTENDERS = {
         Contender("fused", "zarr Fused", _FUSED),
         Contender("zarrs", "zarrs-python", "zarrs.ZarrsCodecPipeline"),
         Contender("tensorstore", "TensorStore", settings=_TENSORSTORE),
+        Contender("tensorstore-cache", "TensorStore, cache of 1 GiB", settings=_CACHE, scenarios=("slabs",)),
         Contender("floor", "floor", "benchmarks.floor.FloorCodecPipeline"),
     )
 }
@@ -112,4 +119,4 @@ TUNED = {
         ),
     )
 }
-"""The peers with as many requests in flight as ours; only by request."""
+"""Ours past zarr-python's way to it, and the peers with as many requests in flight as ours; only by request."""

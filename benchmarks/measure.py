@@ -61,13 +61,17 @@ class Heartbeat:
         }
 
 
-async def timed(calls: list[Coroutine[Any, Any, Any]], *, heartbeat: bool = False) -> tuple[list[Any], Sample]:
-    """Gather the calls; return their results and what that took."""
+async def timed(
+    steps: Sequence[Sequence[Coroutine[Any, Any, Any]]], *, heartbeat: bool = False
+) -> tuple[list[Any], Sample]:
+    """Gather the calls of one step after the other; return all results and what that took."""
+    results: list[Any] = []
     resident = _reset_peak()
     async with Heartbeat() if heartbeat else nullcontext() as beats:
         cpu = _cpu_seconds()
         start = time.perf_counter()
-        results = await asyncio.gather(*calls)
+        for calls in steps:
+            results += await asyncio.gather(*calls)
         sample = {
             "wall_s": time.perf_counter() - start,
             "cpu_s": _cpu_seconds() - cpu,

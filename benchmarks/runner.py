@@ -205,7 +205,11 @@ def run(fleet: Fleet, cases: Iterable[Case], rounds: int, budget_s: float, rng: 
         The cells of each case, in the order of the contenders.
     """
     for case in cases:
-        cells = [Cell(case, contender) for contender in fleet.contenders]
+        cells = [
+            Cell(case, contender)
+            for contender in fleet.contenders
+            if not contender.scenarios or case.scenario in contender.scenarios
+        ]
         wanted = dict.fromkeys(range(len(cells)), min(rounds, case.rounds))
         for number in range(min(rounds, case.rounds) + 1):
             order = [at for at, most in wanted.items() if number <= most]

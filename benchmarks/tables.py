@@ -58,11 +58,14 @@ class _Columns:
                     "Wall ms / CPU ms": _times,
                 }
             case _:
+                sent = {"MiB that the server sent": _sent} if scenario == "slabs" else {}
                 return {
                     "Wall ms / CPU ms": _times,
                     "Ours ÷ each, wall / CPU": self._ratios,
+                    "Opens / stats of files": _opens,
                     "Requests / most in flight, as the server saw them": _requests,
                     "Wall ÷ ideal (round trips × latency + the contender's own time at 0 ms)": self._against_ideal,
+                    **sent,
                 }
 
     def _ratios(self, cell: Cell) -> str:
@@ -84,6 +87,15 @@ def _times(cell: Cell) -> str:
 def _requests(cell: Cell) -> str:
     seen = cell["medians"]
     return f"{seen['requests']:.0f} / {seen['in_flight_max']:.0f}" if "requests" in seen else ""
+
+
+def _opens(cell: Cell) -> str:
+    seen = cell["medians"]
+    return f"{seen['opens']:.0f} / {seen['stats']:.0f}" if "opens" in seen else ""
+
+
+def _sent(cell: Cell) -> str:
+    return f"{cell['medians']['sent_bytes'] / 2**20:.1f}" if "sent_bytes" in cell["medians"] else ""
 
 
 def _lags(cell: Cell) -> str:

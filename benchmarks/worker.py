@@ -93,8 +93,7 @@ class Bench:
             return await self._beside(operation, operation.beside)
         if operation.after is not None:
             return await self._after(operation, operation.after)
-        calls = await self._calls(operation)
-        results, sample = await timed(calls, heartbeat=operation.heartbeat)
+        results, sample = await timed(await self._steps(operation), heartbeat=operation.heartbeat)
         limit = self._client.memory_limit()
         if limit is not None:
             sample["memory_limit_bytes"] = limit
@@ -144,7 +143,13 @@ class Bench:
         return medians([await self._once(small) for _ in range(_SMALL_READS)])["wall_s"]
 
     async def _once(self, small: Operation) -> Sample:
-        return (await timed(await self._calls(small)))[1]
+        return (await timed([await self._calls(small)]))[1]
+
+    async def _steps(self, operation: Operation) -> list[list[Coroutine[Any, Any, Any]]]:
+        """Return the operation as coroutines that have not begun, in the steps that are awaited."""
+        calls = await self._calls(operation)
+        size = operation.together or len(calls)
+        return [calls[at : at + size] for at in range(0, len(calls), size)]
 
     async def _calls(self, operation: Operation) -> list[Coroutine[Any, Any, Any]]:
         """Return the operation as coroutines that have not begun."""

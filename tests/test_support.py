@@ -245,6 +245,16 @@ def test_bandwidth_is_shared_by_all_answers(server: RangeServer) -> None:
         client.close()
 
 
+def test_bandwidth_of_a_connection_is_its_own(server: RangeServer) -> None:
+    (server.root / "half").write_bytes(bytes(2**19))
+    server.config(connection_mib=2)
+    begin = time.monotonic()
+    client = send(server, "half")
+    server.wait(answered=1)
+    assert time.monotonic() - begin >= 0.24
+    client.close()
+
+
 def test_client_that_leaves_a_held_or_delayed_request_is_counted(server: RangeServer) -> None:
     server.config(rules=[Rule(action="delay", path="^late$", delay_ms=60_000)])
     server.hold(path="small")

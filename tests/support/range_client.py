@@ -165,6 +165,7 @@ class RangeServer:
         *,
         latency_ms: float = _UNSET,
         bandwidth_mib: float | None = _UNSET,
+        connection_mib: float | None = _UNSET,
         require_header: str | None = _UNSET,
         rules: Sequence[Rule] = _UNSET,
     ) -> None:
@@ -172,6 +173,7 @@ class RangeServer:
         options: dict[str, Any] = {
             "latency_ms": latency_ms,
             "bandwidth_mib": bandwidth_mib,
+            "connection_mib": connection_mib,
             "require_header": require_header,
         }
         if rules is not _UNSET:

@@ -195,7 +195,8 @@ class Connection(asyncio.Protocol):
             self._send_piece(exchange)
 
     def _send_piece(self, exchange: Exchange) -> None:
-        is_limited = self._state.settings.bandwidth_mib is not None
+        settings = self._state.settings
+        is_limited = settings.bandwidth_mib is not None or settings.connection_mib is not None
         nbytes = min(LIMITED_PIECE_NBYTES if is_limited else PIECE_NBYTES, exchange.stop - exchange.sent)
         passed_at = exchange.reserve(nbytes)
         if passed_at is None:

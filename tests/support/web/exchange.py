@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .message import Request, Response
 from .rules import spoiled_answer
+from .state import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,8 @@ class Exchange:
         self.stop = 0
         self.ending: Literal["keep", "close", "stall"] = "keep"
         self._passed_at: float | None = None
+        # A connection carries one answer at a time.
+        self._wire = Link(state.settings.connection_mib)
         self._logged = state.counters.arrive(request, connection)
 
     def after_delay(self, then: Callable[[], None]) -> None:
@@ -86,11 +89,12 @@ class Exchange:
             self.ending = "close"
 
     def reserve(self, nbytes: int) -> float | None:
-        """When the next `nbytes` bytes have passed the link, on the loop's clock; None is at once."""
+        """When the next `nbytes` bytes have passed wire and link, on the loop's clock; None is at once."""
         now = self._loop.time()
         if self._passed_at is not None:
             now = max(self._passed_at, now - LATENESS_S)
-        self._passed_at = self._state.link.reserve(nbytes, now)
+        passed = (link.reserve(nbytes, now) for link in (self._wire, self._state.link))
+        self._passed_at = max((at for at in passed if at is not None), default=None)
         return self._passed_at
 
     def read(self, nbytes: int) -> bytes:

@@ -31,12 +31,15 @@ class Settings:
         Milliseconds from the arrival of a request to its answer.
     bandwidth_mib
         MiB per second that all answers share; None is without limit.
+    connection_mib
+        MiB per second that the answers on one connection share; None is without limit.
     require_header
         ``Name: value`` without which a request is answered 401.
     """
 
     latency_ms: float = 0.0
     bandwidth_mib: float | None = None
+    connection_mib: float | None = None
     require_header: str | None = None
 
 
@@ -83,7 +86,7 @@ class Gate:
 
 
 class Link:
-    """A wire of limited bandwidth that all answers share, first come, first served."""
+    """A wire of limited bandwidth that answers share, first come, first served."""
 
     def __init__(self, bandwidth_mib: float | None) -> None:
         self._bytes_per_s = None if bandwidth_mib is None else bandwidth_mib * 2**20
