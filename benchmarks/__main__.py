@@ -16,6 +16,7 @@ from benchmarks.contenders import CONTENDERS, TUNED, before
 from benchmarks.pictures import pictures
 from benchmarks.report import heading, machine, write_json
 from benchmarks.runner import Fleet, run
+from benchmarks.scenarios.annbatch import annbatch
 from benchmarks.scenarios.cancel import cancel
 from benchmarks.scenarios.codecs import codecs
 from benchmarks.scenarios.fairness import fairness
@@ -26,6 +27,7 @@ from benchmarks.scenarios.opens import opens
 from benchmarks.scenarios.remote import remote
 from benchmarks.scenarios.s3 import s3
 from benchmarks.scenarios.slabs import slabs
+from benchmarks.scenarios.small import small
 from benchmarks.tables import tables
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ SCENARIOS: dict[str, Scenario] = {
     "local": local,
     "codecs": codecs,
     "slabs": slabs,
+    "small": small,
+    "annbatch": annbatch,
     "opens": opens,
     "remote": remote,
     "s3": s3,

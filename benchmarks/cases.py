@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from benchmarks.libraries import Library
+
 PlaceKind = Literal["local", "http", "s3", "s3fs"]
 
 AT_ONCE = 128
@@ -87,12 +89,12 @@ class Operation:
     Parameters
     ----------
     verb
-        Whether the selections are read or written.
+        Whether the selections are read or written. A library may also only open what there is.
     place, arrays
         Where the arrays are, and their paths below that place. All of them hold the
         same values.
     reference
-        Path of the ``.npy`` file with those values.
+        Path of the ``.npy`` file with those values; of a pickle, for a library.
     selections
         What is read or written of each array.
     together
@@ -112,9 +114,11 @@ class Operation:
     after
         A much larger operation that is started first and cancelled while it waits for the
         server; then this one is measured alone and right after it.
+    library
+        The library that does it, with whole data sets in the place of arrays; ``None`` for zarr alone.
     """
 
-    verb: Literal["read", "write"]
+    verb: Literal["open", "read", "write"]
     place: Place
     arrays: tuple[str, ...]
     reference: str
@@ -125,6 +129,7 @@ class Operation:
     primer: str = ""
     beside: Operation | None = None
     after: Operation | None = None
+    library: Library | None = None
 
 
 Sample = dict[str, float]

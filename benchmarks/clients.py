@@ -48,6 +48,16 @@ class Client(Protocol):
         """Return the bytes that the library promises to hold at most; ``None`` without a promise."""
         ...
 
+    def carry(self) -> None:
+        """Have other libraries read and write through this one.
+
+        Raises
+        ------
+        Unavailable
+            If it cannot.
+        """
+        ...
+
 
 class ZarrClient:
     """zarr-python's asynchronous API under one codec pipeline."""
@@ -93,6 +103,9 @@ class ZarrClient:
         # Not public: it is what the defaults come to on this machine.
         options = import_module("zarrs_async._config").Options.from_config()
         return int(options.memory_bytes)
+
+    def carry(self) -> None:
+        """Do nothing: the pipeline is that of the process."""
 
 
 class ZarrHandle:
@@ -140,6 +153,10 @@ class TensorStoreClient:
     def memory_limit(self) -> int | None:
         """Return nothing: its cache has a limit, what it reads has none."""
         return None
+
+    def carry(self) -> None:
+        """Refuse: no library here knows it."""
+        raise Unavailable("only zarr-python has pipelines")
 
 
 class TensorStoreHandle:

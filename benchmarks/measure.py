@@ -79,7 +79,7 @@ async def timed(
     if beats is not None:
         sample |= beats.figures()
     if resident is not None:
-        nbytes = sum(result.nbytes for result in results if result is not None)
+        nbytes = sum(getattr(result, "nbytes", 0) for result in results)
         sample["peak_over_output_bytes"] = _status_bytes("VmHWM") - resident - nbytes
     return results, sample
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
+from benchmarks.contenders import OURS
 from benchmarks.figures import Figures, as_mib, as_ms, as_times, name_of, row_of
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ def tables(cells: Sequence[Cell]) -> str:
             table = _table(mine, figure)
             if table:
                 parts.append(f"{title}:\n\n{table}\n")
+        if scenario == "small":
+            parts.append(columns.means(mine))
         parts.append(_remarks(mine))
     return "\n".join(parts)
 
@@ -67,6 +71,19 @@ class _Columns:
                     "Wall ÷ ideal (round trips × latency + the contender's own time at 0 ms)": self._against_ideal,
                     **sent,
                 }
+
+    def means(self, cells: Sequence[Cell]) -> str:
+        """Return ours ÷ the best of the others in wall time, over all rows of a layout."""
+        ratios: dict[str, list[float]] = {}
+        for cell in cells:
+            best = self._figures.over_best_peer(cell, "wall_s") if cell["contender"] == OURS else None
+            if best is not None:
+                ratios.setdefault(cell["layout"], []).append(best[0])
+        lines = (
+            f"| {layout} | {as_times(statistics.geometric_mean(mine))} | {as_times(max(mine))} |"
+            for layout, mine in ratios.items()
+        )
+        return "\n".join(("Ours ÷ the best, wall:\n", "| | geometric mean | worst |", "|---|---|---|", *lines, ""))
 
     def _ratios(self, cell: Cell) -> str:
         ratios = [as_times(self._figures.over_ours(cell, name)) for name in ("wall_s", "cpu_s")]

@@ -114,7 +114,7 @@ def _goals(cell: Cell, figures: Figures) -> Iterator[Goal]:
     """Yield the goals of a cell that this run has the figures for."""
     seen = cell["medians"]
     match cell["scenario"]:
-        case "local" | "codecs" | "slabs" | "opens" | "remote" | "s3":
+        case "local" | "codecs" | "slabs" | "small" | "annbatch" | "opens" | "remote" | "s3":
             yield from _speed(cell, figures)
         case "loop":
             lag = figures.above_floor(cell, "lag_worst_s")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import time
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.clients import Client, Handle
     from benchmarks.contenders import Contender
+    from benchmarks.libraries import Library
 
 Action = Literal["open", "measure", "verify", "check"]
 """To open the arrays, so that nothing but the operation is left; to time it; to time it
@@ -153,6 +156,8 @@ class Bench:
 
     async def _calls(self, operation: Operation) -> list[Coroutine[Any, Any, Any]]:
         """Return the operation as coroutines that have not begun."""
+        if operation.library is not None:
+            return [_use(operation.library, operation, path) for path in operation.arrays]
         handles = await self._handles_of(operation)
         if operation.verb == "read":
             return [handle.read(selection) for handle in handles for selection in operation.selections]
@@ -167,6 +172,12 @@ class Bench:
         ]
 
     async def _handles_of(self, operation: Operation) -> list[Handle]:
+        if operation.library is not None:
+            self._client.carry()
+            # Imports and what is kept between two uses do not count.
+            for path in operation.arrays if operation.verb != "write" else ():
+                operation.library.open(Path(operation.place.root, path))
+            return []
         return await asyncio.gather(*(self._handle(operation, path) for path in operation.arrays))
 
     async def _handle(self, operation: Operation, path: str) -> Handle:
@@ -179,6 +190,10 @@ class Bench:
 
     async def _check(self, operation: Operation) -> None:
         """Compare whole arrays with the reference and what was written over it."""
+        if operation.library is not None:
+            found = [operation.library.read(Path(operation.place.root, path)) for path in operation.arrays]
+            _compare(operation, found)
+            return
         expected = np.array(_reference(operation))
         for selection in operation.selections:
             expected[selection.native() or ...] += operation.increment
@@ -194,8 +209,34 @@ def _reference(operation: Operation) -> npt.NDArray[Any]:
     return values
 
 
+def _use(library: Library, operation: Operation, path: str) -> Coroutine[Any, Any, Any]:
+    """Return what a library does as a coroutine, which blocks its loop as the library does."""
+    where = Path(operation.place.root, path)
+    values = _pickled(operation) if operation.verb == "write" else None
+
+    async def use() -> Any:
+        match operation.verb:
+            case "open":
+                library.open(where)
+            case "read":
+                return library.read(where)
+            case "write":
+                library.write(where, values)
+        return None
+
+    return use()
+
+
+def _pickled(operation: Operation) -> Any:
+    return pickle.loads(Path(operation.reference).read_bytes())  # noqa: S301 - we have written it
+
+
 def _compare(operation: Operation, results: list[Any]) -> None:
-    """Raise unless every result is what NumPy selects from the reference."""
+    """Raise unless every result is what NumPy selects from the reference, or what a library has stored."""
+    if operation.library is not None:
+        if not all(operation.library.equal(result, _pickled(operation)) for result in results):
+            raise ValueError("WRONG DATA was read")
+        return
     reference = _reference(operation)
     expected = [selection.of(reference) for selection in operation.selections]
     for result, wanted in zip(results, expected * len(operation.arrays), strict=True):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from benchmarks.cases import Case, Operation, Place, always
 from benchmarks.datasets import Dataset
+from benchmarks.libraries import Texts, keep, reference_of
 from benchmarks.scenarios.local import whole_write
+from benchmarks.scenarios.small import empty, own
 from benchmarks.servers import http_place, watch
 from support.servers import RangeServer
 
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 _ZSTD = ("zstd", {"level": 1, "checksum": False})
 _BLOSC = {"typesize": 2, "clevel": 5, "blocksize": 0}
 _LATENCY_MS = 30.0
+_SEED = 7
 
 _CODECS: dict[str, dict[str, Any]] = {
     "raw": {"compressors": ()},
@@ -47,7 +54,27 @@ def codecs(plan: Plan) -> Iterator[Case]:
         place = Place("local", plan.data)
         yield Case("codecs", name, "whole read", always(_read(dataset, place, plan)))
         yield from whole_write("codecs", name, dataset, plan)
+    yield from _texts(plan)
     yield from _remote(plan)
+
+
+def _texts(plan: Plan) -> Iterator[Case]:
+    """Yield reads of all strings of an array, as NumPy's and as Python's, and a write."""
+    count = 50_000 if plan.quick else 200_000
+    lengths = np.random.default_rng(_SEED).integers(4, 24, size=count)
+    values = np.array([f"{at:x}".rjust(length, "~") for at, length in enumerate(lengths)], dtype=object)
+    for zarr_format in (2, 3):
+        path = Path(plan.data, f"texts-{count}-v{zarr_format}")
+        keep(Texts(zarr_format), values, path)
+        read = Operation("read", Place("local", plan.data), (path.name,), str(reference_of(path)))
+        layout = f"{count:,} strings, v{zarr_format}"
+        for name, into_objects in (("read as StringDType", False), ("read as objects", True)):
+            library = Texts(zarr_format, into_objects)
+            yield Case("codecs", layout, name, always(replace(read, library=library)))
+        scratch = Path(plan.data, "scratch", path.name)
+        write = replace(read, verb="write", place=Place("local", str(scratch)), library=Texts(zarr_format))
+        yield Case("codecs", layout, "write", partial(own, write), before=partial(empty, scratch))
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _remote(plan: Plan) -> Iterator[Case]:
