@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from benchmarks.cases import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
     from zarr.abc.store import Store
@@ -35,6 +35,9 @@ class Handle(Protocol):
 
 class Client(Protocol):
     """A library in one process, with whatever it shares between arrays."""
+
+    reads_many: bool
+    """Whether its arrays read many selections in one call, `read_many`."""
 
     async def open(self, place: Place, path: str, *, writable: bool) -> Handle:
         """Open the array at `path` below `place`."""
@@ -62,6 +65,8 @@ class Client(Protocol):
 class ZarrClient:
     """zarr-python's asynchronous API under one codec pipeline."""
 
+    reads_many = False
+
     def __init__(self, pipeline: str, settings: Mapping[str, Any]) -> None:
         import zarr  # noqa: PLC0415
         from zarr.registry import (  # noqa: PLC0415
@@ -78,7 +83,7 @@ class ZarrClient:
         zarr.config.set({"codec_pipeline.path": fully_qualified_name(cls), **settings})
         self._stores: dict[tuple[Place, bool], Store] = {}
 
-    async def open(self, place: Place, path: str, *, writable: bool) -> Handle:
+    async def open(self, place: Place, path: str, *, writable: bool) -> Any:
         """Open an array; arrays of one place share one store object."""
         from zarr.api.asynchronous import open_array  # noqa: PLC0415
 
@@ -112,28 +117,75 @@ class ZarrHandle:
     """A zarr array."""
 
     def __init__(self, array: Any) -> None:
-        self._array = array
+        self.array = array
 
     async def read(self, selection: Selection) -> npt.NDArray[Any]:
         """Read by the method of the selection's kind."""
         index = selection.native()
         match selection.kind:
             case "basic":
-                values = await self._array.getitem(index or ...)
+                values = await self.array.getitem(index or ...)
             case "orthogonal":
-                values = await self._array.get_orthogonal_selection(index)
+                values = await self.array.get_orthogonal_selection(index)
             case "points":
-                values = await self._array.get_coordinate_selection(index)
+                values = await self.array.get_coordinate_selection(index)
         result: npt.NDArray[Any] = values
         return result
 
     async def write(self, selection: Selection, value: npt.NDArray[Any]) -> None:
         """Write by basic indexing, the only kind the asynchronous API can write."""
-        await self._array.setitem(selection.native() or ..., value)
+        await self.array.setitem(selection.native() or ..., value)
+
+
+class DirectClient(ZarrClient):
+    """Our arrays that need no indexing of zarr-python's."""
+
+    reads_many = True
+
+    def __init__(self, pipeline: str, settings: Mapping[str, Any]) -> None:
+        super().__init__(pipeline, settings)
+        self._direct = self._package.DirectArray
+
+    async def open(self, place: Place, path: str, *, writable: bool) -> Handle:
+        """Open an array."""
+        handle = await super().open(place, path, writable=writable)
+        return DirectHandle(self._direct(handle.array))
+
+    def carry(self) -> None:
+        """Refuse: libraries read through the pipeline."""
+        raise Unavailable("no library knows such arrays")
+
+
+class DirectHandle:
+    """A direct array."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    async def read(self, selection: Selection) -> npt.NDArray[Any]:
+        """Read by basic or orthogonal indexing."""
+        values: npt.NDArray[Any] = await self._array.read(_of_direct(selection))
+        return values
+
+    async def read_many(self, selections: Sequence[Selection]) -> list[npt.NDArray[Any]]:
+        """Read in one batch."""
+        return list(await self._array.read_many([_of_direct(selection) for selection in selections]))
+
+    async def write(self, selection: Selection, value: npt.NDArray[Any]) -> None:
+        """Write by basic or orthogonal indexing."""
+        await self._array.write(_of_direct(selection), value)
+
+
+def _of_direct(selection: Selection) -> Any:
+    if selection.kind == "points":
+        raise Unavailable("it reads no points")
+    return selection.native() or ...
 
 
 class TensorStoreClient:
     """TensorStore's zarr3 driver, one context for all arrays."""
+
+    reads_many = False
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._tensorstore = import_module("tensorstore")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.contenders import OURS
+from benchmarks.contenders import DIRECT, KEEPING, OURS, ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ class Figures:
 
     def over_ours(self, cell: Cell, name: str) -> float | None:
         """Return how many times the cell's figure goes into ours."""
-        return _quotient(self.median(row_of(cell), OURS, name), cell["medians"].get(name))
+        return _quotient(self.median(row_of(cell), ours(cell["scenario"]), name), cell["medians"].get(name))
 
     def over_best_peer(self, cell: Cell, name: str) -> tuple[float, str] | None:
         """Return how many times the smallest figure of the peers goes into the cell's, and whose that is."""
@@ -41,7 +41,7 @@ class Figures:
         peers = (
             (other["medians"][name], other["label"])
             for (where, contender), other in self._cells.items()
-            if where == row and contender not in {OURS, _FLOOR} and name in other["medians"]
+            if where == row and contender not in {OURS, KEEPING, DIRECT, _FLOOR} and name in other["medians"]
         )
         best, label = min(peers, default=(None, ""))
         ratio = _quotient(cell["medians"].get(name), best)

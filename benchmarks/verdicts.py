@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import AT_ONCE
-from benchmarks.contenders import OURS
+from benchmarks.contenders import ours
 from benchmarks.figures import Figures, Row, as_mib, as_ms, as_times, name_of, row_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def judge(cells: Sequence[Cell]) -> dict[str, list[Verdict]]:
     figures = Figures(cells)
     verdicts: dict[str, list[Verdict]] = {}
     for cell in cells:
-        if cell["contender"] != OURS:
+        if cell["contender"] != ours(cell["scenario"]):
             continue
         goals = tuple(_goals(cell, figures)) if cell["medians"] else ()
         if goals or cell["problem"]:
