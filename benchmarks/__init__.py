@@ -10,9 +10,13 @@ the files of this package::
     measure      what that took: time, CPU, lag of the loop, memory
     contenders   which library, which pipeline, which settings
     clients      how each library opens, reads and writes one array
+    libraries    what xarray, anndata and annbatch do with whole data sets
+    slow_files   a file system where opening takes long
     figures      medians set against one another
     verdicts     whether ours reach their goals
     report, tables, pictures   what a run leaves behind
+
+`instructions` stands apart: it counts those of the engine alone, for CI.
 
 Every contender runs as it comes, with its own defaults, because that is what its user
 gets; ``--contenders`` also knows variants with more requests allowed in flight.
