@@ -215,6 +215,8 @@ def test_a_thread_that_waits_hears_signals(tmp_path: Path, range_server: RangeSe
     range_server.serve(tmp_path)
     direct = DirectArray(zarr.open_array(http_store(range_server.url), mode="r"))
     range_server.hold()
+    # A shell that starts programs in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         range_server.wait(in_flight=1)
@@ -225,6 +227,7 @@ def test_a_thread_that_waits_hears_signals(tmp_path: Path, range_server: RangeSe
         with pytest.raises(KeyboardInterrupt):
             direct.read_blocking()
         interrupting.result()
+    signal.signal(signal.SIGINT, before)
     range_server.wait(idle=True)
     range_server.release()
     assert_same_bits(direct.read_blocking(), VALUES)
