@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VALUES = np.arange(256, dtype="uint16") + 1
 AT_ONCE = 8
 # Of the 128 requests that are in flight where nothing sets a bound.
-CROWD = 100
+CROWD = 24
 
 
 class SmallServer(ThreadingHTTPServer):
@@ -91,8 +91,9 @@ def test_server_that_resets_connections_of_a_crowd_is_sent_fewer(native: ModuleT
         assert np.array_equal(array[:], VALUES)
     assert small_server.overrun.is_set()
     # What was turned away came back in a file, not as one more crowd; nor did the other half of the chunks.
-    assert measured["retries"] < 2 * CROWD
+    assert measured["retries"] < 4 * CROWD
     before = small_server.turned_away
     for _ in range(3):
         assert np.array_equal(array[:], VALUES)
-    assert small_server.turned_away - before < CROWD
+    # Three crowds of 128 would be ten times as many.
+    assert small_server.turned_away - before < 2 * CROWD
