@@ -12,9 +12,9 @@ mod hedge;
 mod local;
 mod location;
 mod open;
-mod pace;
 mod remote;
 mod retry;
+mod throttle;
 mod transport;
 mod wire;
 

@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use super::RemoteStore;
 use super::client::{ClientSettings, Connector, HttpClients};
 use super::hedge::Times;
-use super::pace::Pace;
 use super::retry::{self, STALL_TIMEOUT};
+use super::throttle::Throttle;
 use super::wire::Wire;
 use crate::error::Error;
 
@@ -138,7 +138,7 @@ impl RemoteConfig {
             failing: Arc::clone(&clients.failing),
             times: Times::default(),
             wire: Wire::default(),
-            pace: Pace::default(),
+            throttle: Throttle::default(),
             suffixes: AtomicBool::new(self.kind != RemoteKind::Azure),
             conditions: AtomicBool::new(conditions),
         })

@@ -19,8 +19,8 @@ use super::answer::Answer;
 use super::body::NoMemory;
 use super::failing::Failing;
 use super::hedge::{Hedge, Times};
-use super::pace::Pace;
 use super::retry::{Overlong, Truncated};
+use super::throttle::Throttle;
 use super::{Condition, Fetched, Get, Part, Put, State, Validator, Wire};
 use crate::error::Error;
 use crate::stats::Stats;
@@ -46,7 +46,7 @@ pub struct RemoteStore {
     pub(super) failing: Arc<Failing>,
     pub(super) times: Times,
     pub(super) wire: Wire,
-    pub(super) pace: Pace,
+    pub(super) throttle: Throttle,
     /// Whether the store takes suffix ranges; learnt from its first refusal.
     pub(super) suffixes: AtomicBool,
     /// Whether the store has conditional puts; learnt from its first refusal.
@@ -80,7 +80,7 @@ impl RemoteStore {
             failing: Arc::default(),
             times: Times::default(),
             wire: Wire::default(),
-            pace: Pace::default(),
+            throttle: Throttle::default(),
             suffixes: AtomicBool::new(true),
             conditions: AtomicBool::new(true),
         }

@@ -80,14 +80,14 @@ impl RemoteStore {
         let mut pauses = Pauses::new(&self.retry.backoff);
         let mut attempts = 0;
         let mut request = self.failing.request();
-        let mut pass = self.pace.pass(&self.stats).await;
+        let mut slot = self.throttle.slot(&self.stats).await;
         let mut began = Instant::now();
         loop {
             attempts += 1;
             let answer = Arc::new(Answer::default());
             let error = match answer.noting(attempt()).await {
                 Ok(done) => {
-                    pass.taken();
+                    slot.taken();
                     return Ok(done);
                 }
                 Err(error) => error,
@@ -98,9 +98,9 @@ impl RemoteStore {
                 operation,
             };
             if failure.turned_away() {
-                pass.turned_away();
+                slot.turned_away();
             } else {
-                pass.taken();
+                slot.taken();
             }
             let pause = failure.said.retry_after.unwrap_or_else(|| pauses.next());
             // A long body that broke off by chance is worth one more attempt, however long it took.
@@ -117,7 +117,7 @@ impl RemoteStore {
             tokio::time::sleep(pause).await;
             // The server is not to blame for the time in which nothing is asked of it.
             let waiting = Instant::now();
-            pass = self.pace.pass(&self.stats).await;
+            slot = self.throttle.slot(&self.stats).await;
             began += waiting.elapsed();
             self.stats.retries.add(1);
         }

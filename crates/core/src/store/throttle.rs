@@ -27,7 +27,7 @@ const SLOWER: usize = 4;
 
 /// The bound on the requests that one store is sent at once.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Throttle {
     bound: Arc<Bound>,
     state: Mutex<State>,
 }
@@ -48,14 +48,14 @@ struct State {
 
 /// The right to make one attempt; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
-    pace: &'a Pace,
+pub(super) struct Slot<'a> {
+    throttle: &'a Throttle,
     /// How many cuts there had been when the attempt set out.
     cuts: u64,
     _permit: Permit,
 }
 
-impl Default for Pace {
+impl Default for Throttle {
     fn default() -> Self {
         Self {
             bound: Bound::new(OPEN),
@@ -70,35 +70,35 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
+impl Throttle {
     /// Waits until one more request may be sent.
     ///
     /// # Cancel safety
     /// Dropping the future loses the place in the queue.
-    pub(super) async fn pass(&self, stats: &Stats) -> Pass<'_> {
+    pub(super) async fn slot(&self, stats: &Stats) -> Slot<'_> {
         let permit = if let Some(permit) = self.bound.try_take() {
             permit
         } else {
             stats.requests_held_back.add(1);
             self.bound.take(1).await
         };
-        Pass {
-            pace: self,
+        Slot {
+            throttle: self,
             cuts: self.state.lock().cuts,
             _permit: permit,
         }
     }
 }
 
-impl Pass<'_> {
+impl Slot<'_> {
     /// Notes that the server took the request: the bound grows, a little for each.
     pub(super) fn taken(self) {
-        let bound = &self.pace.bound;
+        let bound = &self.throttle.bound;
         let size = bound.size();
         if size == OPEN {
             return;
         }
-        let mut state = self.pace.state.lock();
+        let mut state = self.throttle.state.lock();
         state.in_vain = 0;
         state.answers += 1;
         // Whoever waits is woken by each change: in larger steps there are fewer.
@@ -117,8 +117,8 @@ impl Pass<'_> {
 
     /// Notes that the server turned the request away: the bound falls below what is in flight.
     pub(super) fn turned_away(self) {
-        let bound = &self.pace.bound;
-        let mut state = self.pace.state.lock();
+        let bound = &self.throttle.bound;
+        let mut state = self.throttle.state.lock();
         let is_first = self.cuts == state.cuts;
         let in_flight = bound.held();
         if in_flight > LEAST {
@@ -147,50 +147,50 @@ mod tests {
 
     use super::*;
 
-    /// As many passes as there are without waiting, up to `most`.
-    fn passes(pace: &Pace, most: usize) -> Vec<Pass<'_>> {
-        let (mut passes, stats) = (Vec::new(), Stats::default());
-        while passes.len() < most {
-            let pass = pace.pass(&stats);
-            match pass.now_or_never() {
-                Some(pass) => passes.push(pass),
+    /// As many slots as there are without waiting, up to `most`.
+    fn slots(throttle: &Throttle, most: usize) -> Vec<Slot<'_>> {
+        let (mut slots, stats) = (Vec::new(), Stats::default());
+        while slots.len() < most {
+            let slot = throttle.slot(&stats);
+            match slot.now_or_never() {
+                Some(slot) => slots.push(slot),
                 None => break,
             }
         }
-        passes
+        slots
     }
 
     #[test]
     fn what_a_crowd_was_turned_away_for_is_held_back_next_time() {
-        let pace = Pace::default();
-        let mut crowd = passes(&pace, 128);
+        let throttle = Throttle::default();
+        let mut crowd = slots(&throttle, 128);
         assert_eq!(128, crowd.len());
         let taken = crowd.split_off(120);
-        for pass in crowd {
-            pass.turned_away();
+        for slot in crowd {
+            slot.turned_away();
         }
         drop(taken);
         let held_back = Stats::default();
-        let some = passes(&pace, 128);
+        let some = slots(&throttle, 128);
         assert_eq!(8, some.len());
-        let wait = pace.pass(&held_back);
+        let wait = throttle.slot(&held_back);
         assert!(wait.now_or_never().is_none());
         assert_eq!(1, held_back.requests_held_back.get());
     }
 
     #[test]
     fn answers_open_it_again_and_each_time_it_takes_more_of_them() {
-        let pace = Pace::default();
+        let throttle = Throttle::default();
         let mut needed = Vec::new();
         for _ in 0..3 {
-            for pass in passes(&pace, 20) {
-                pass.turned_away();
+            for slot in slots(&throttle, 20) {
+                slot.turned_away();
             }
-            assert_eq!(LEAST, pace.bound.size());
+            assert_eq!(LEAST, throttle.bound.size());
             let mut answers = 0;
-            while pace.bound.size() < 128 {
-                for pass in passes(&pace, 128) {
-                    pass.taken();
+            while throttle.bound.size() < 128 {
+                for slot in slots(&throttle, 128) {
+                    slot.taken();
                     answers += 1;
                 }
             }
@@ -198,37 +198,37 @@ mod tests {
         }
         assert!(needed[0] < 1500, "{needed:?}");
         assert!(needed[2] > 2 * needed[0], "{needed:?}");
-        while pace.bound.size() < OPEN {
-            for pass in passes(&pace, 128) {
-                pass.taken();
+        while throttle.bound.size() < OPEN {
+            for slot in slots(&throttle, 128) {
+                slot.taken();
             }
         }
-        assert_eq!(FAST, pace.state.lock().next_step);
+        assert_eq!(FAST, throttle.state.lock().next_step);
     }
 
     #[test]
     fn one_that_fails_alone_holds_nobody_back() {
-        let pace = Pace::default();
-        for pass in passes(&pace, 1) {
-            pass.turned_away();
+        let throttle = Throttle::default();
+        for slot in slots(&throttle, 1) {
+            slot.turned_away();
         }
-        assert_eq!(OPEN, pace.bound.size());
-        let mut crowd = passes(&pace, 128);
+        assert_eq!(OPEN, throttle.bound.size());
+        let mut crowd = slots(&throttle, 128);
         crowd.pop().unwrap().turned_away();
-        assert_eq!(127, pace.bound.size());
+        assert_eq!(127, throttle.bound.size());
     }
 
     #[test]
     fn a_server_that_takes_nothing_is_not_spared() {
-        let pace = Pace::default();
-        for pass in passes(&pace, 128) {
-            pass.turned_away();
+        let throttle = Throttle::default();
+        for slot in slots(&throttle, 128) {
+            slot.turned_away();
         }
-        let few = passes(&pace, 128);
+        let few = slots(&throttle, 128);
         assert_eq!(LEAST, few.len());
-        for pass in few {
-            pass.turned_away();
+        for slot in few {
+            slot.turned_away();
         }
-        assert_eq!(OPEN, pace.bound.size());
+        assert_eq!(OPEN, throttle.bound.size());
     }
 }
