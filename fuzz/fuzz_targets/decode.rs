@@ -82,8 +82,9 @@ fn decode(case: &DecodeCase, encoded: &[u8]) -> Option<Vec<u8>> {
 
     let some = Memory::new(&vec![0xee; part.len() * size]);
     let again = place(layout, spec, encoded, part, &some.buffer, options);
-    assert_eq!(outcome.is_ok(), again.is_ok(), "{outcome:?} {again:?}");
+    // Damage may be where only the whole is decoded.
     outcome.ok()?;
+    again.unwrap();
     let expected: Vec<u8> = places(part, spec)
         .into_iter()
         .flat_map(|at| &decoded[at..at + size])

@@ -3,6 +3,8 @@
 //! One object may be wanted by several batches at once; it is decoded once and scattered to each. A
 //! chunk that lands contiguous and whole in one buffer is decoded straight into it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::chunk::texts;
@@ -22,6 +24,12 @@ use crate::stats::Stats;
 
 /// Below this many decoded bytes a shard is not worth spreading over threads.
 const WORTH_SPREADING: usize = 1 << 20;
+/// Below this many decoded bytes it is not worth leaving them out. The fuzz targets have small chunks.
+const WORTH_SPARING: usize = if cfg!(feature = "fuzzing") {
+    16
+} else {
+    256 << 10
+};
 
 /// What a job needs besides data.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +44,8 @@ pub(crate) struct Work<'a> {
 
 /// Keeps decoded chunks of one object.
 pub(crate) trait Keep: std::fmt::Debug + Sync {
-    /// Whether a subchunk of so many bytes is to be kept, of which a part is wanted, or the `whole`.
-    fn wants(&self, subchunk: usize, nbytes: usize, whole: bool) -> bool;
+    /// Whether a subchunk of so many bytes is to be kept: `at_once`, or because it was asked for before.
+    fn wants(&self, subchunk: usize, nbytes: usize, at_once: bool) -> bool;
 
     /// Keeps a subchunk as [`scatter`] takes it.
     fn keep(&self, subchunk: usize, decoded: Bytes);
@@ -199,10 +207,7 @@ pub(crate) fn as_wants<'a>(parts: &'a [(Selection, &'a OutBuffer)]) -> Vec<Want<
 }
 
 /// A byte range of what is in memory; the range comes from stored bytes, so it is checked.
-pub(crate) fn bytes_of<'a>(
-    bytes: &'a [u8],
-    range: &std::ops::Range<u64>,
-) -> Result<&'a [u8], Error> {
+pub(crate) fn bytes_of<'a>(bytes: &'a [u8], range: &Range<u64>) -> Result<&'a [u8], Error> {
     usize::try_from(range.start)
         .ok()
         .zip(usize::try_from(range.end).ok())
@@ -225,12 +230,15 @@ fn place_chunk(
         return texts::place(chain, spec, encoded, wants, work);
     }
     let strides = chain.strides(spec);
+    let part = part_worth_decoding(chain, spec, &strides, wants);
     if let Some((keep, subchunk)) = work.keep {
         let selections = wants.iter().map(|want| want.selection);
         let whole = selections
             .clone()
             .any(|selection| selection.covers(&spec.shape));
-        if keep.wants(subchunk, spec.nbytes().unwrap_or(usize::MAX), whole) {
+        // What is wanted whole, or costs little by itself, is kept when it is wanted again.
+        let at_once = !whole && part.is_none();
+        if keep.wants(subchunk, spec.nbytes().unwrap_or(usize::MAX), at_once) {
             let mut decoded = Vec::new();
             let apart = chain.decode(spec, encoded, &mut decoded, work.options)?;
             scatter(chain, spec, apart, wants);
@@ -257,20 +265,50 @@ fn place_chunk(
         return chain.decode_into(spec, encoded, place, work.options);
     }
     with_decoded(|scratch| {
-        let decoded = chain.decode(spec, encoded, scratch, work.options)?;
-        scatter(chain, spec, decoded, wants);
+        let (start, decoded) = match &part {
+            Some(part) => chain.decode_part(spec, encoded, part, scratch, work.options)?,
+            None => (0, chain.decode(spec, encoded, scratch, work.options)?),
+        };
+        scatter_part(chain, spec, start, decoded, wants);
         Ok(())
     })
 }
 
+/// What is wanted of a chunk, from the first byte to the last, where it pays to decode no more.
+fn part_worth_decoding(
+    chain: &Chain,
+    spec: &ChunkSpec,
+    strides: &[i64],
+    wants: &[Want<'_>],
+) -> Option<Range<usize>> {
+    let nbytes = spec
+        .nbytes()
+        .filter(|nbytes| *nbytes / 2 >= WORTH_SPARING)?;
+    let spans = wants
+        .iter()
+        .filter_map(|want| want.selection.span(strides, spec.element.size));
+    let part = spans.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+    (chain.spared(&part, nbytes) >= nbytes / 2).then_some(part)
+}
+
 /// Copies what is wanted of a decoded chunk to its places.
 pub(crate) fn scatter(chain: &Chain, spec: &ChunkSpec, decoded: &[u8], wants: &[Want<'_>]) {
+    scatter_part(chain, spec, 0, decoded, wants);
+}
+
+/// The same, where the decoded bytes are those of the chunk from `start`.
+#[expect(
+    clippy::cast_possible_wrap,
+    reason = "a chunk's bytes fit, see `nbytes`"
+)]
+fn scatter_part(chain: &Chain, spec: &ChunkSpec, start: usize, decoded: &[u8], wants: &[Want<'_>]) {
     let (strides, size) = (chain.strides(spec), spec.element.size);
     for want in wants {
         let Some(access) = want.out.enter() else {
             continue;
         };
-        runs(want.selection, &strides, size, |run| {
+        runs(want.selection, &strides, size, |mut run| {
+            run.chunk -= start as i64;
             access.scatter(decoded, run, size);
         });
     }

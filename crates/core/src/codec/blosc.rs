@@ -10,17 +10,19 @@ use std::ffi::{CStr, c_int};
 use blosc_src::{
     BLOSC_BLOSCLZ_FORMAT, BLOSC_MAX_BUFFERSIZE, BLOSC_MAX_OVERHEAD, BLOSC_MAX_TYPESIZE,
     BLOSC_MEMCPYED, BLOSC_MIN_HEADER_LENGTH, blosc_compress_ctx, blosc_decompress_ctx,
+    blosc_getitem,
 };
 use zarrs::metadata::v3::MetadataV3;
 use zarrs::metadata_ext::codec::blosc::{
     BloscCodecConfigurationV1, BloscCompressor, BloscShuffleMode,
 };
 
-use crate::codec::stage::ZSTD_RATIO;
+use crate::codec::zstd;
 use crate::error::Error;
 use crate::memory::reserve;
 
 const NAME: &str = "blosc";
+const DAMAGED: &str = "its blocks are damaged, or compressed by what is not known here";
 /// What c-blosc may use besides the thread that calls it.
 const ONE_THREAD: c_int = 1;
 const HEADER: usize = BLOSC_MIN_HEADER_LENGTH as usize;
@@ -131,7 +133,7 @@ impl Blosc {
 pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
     let size = Header::of(encoded)?.nbytes;
     // Of all compressors, zstd makes the most of a byte.
-    (size <= encoded.len().saturating_mul(ZSTD_RATIO)).then_some(size)
+    (size <= encoded.len().saturating_mul(zstd::RATIO)).then_some(size)
 }
 
 /// Decodes into a buffer of the decoded size.
@@ -141,21 +143,9 @@ pub(crate) fn declared(encoded: &[u8]) -> Option<usize> {
 /// memory for a block.
 #[expect(unsafe_code, reason = "c-blosc is called")]
 pub(crate) fn decode(encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
-    let damaged = |reason: &str| Err(Error::decode(NAME, reason));
-    let Some(header) = Header::of(encoded) else {
-        return damaged("it has no header, or one that declares another length");
-    };
-    if header.nbytes != decoded.len() || decoded.len() > MAX_NBYTES {
-        return damaged("its header declares another size than the chunk has");
-    }
+    let header = Header::checked(encoded, decoded.len())?;
     if decoded.is_empty() {
         return Ok(());
-    }
-    if !(1..=decoded.len()).contains(&header.blocksize) {
-        return damaged("its header declares blocks of another size than the chunk can have");
-    }
-    if header.is_blosclz() && overflows_blosclz(encoded) {
-        return damaged("a match is longer than a chunk can be");
     }
     ask_for_blocks(header.blocksize)?;
     // SAFETY: `encoded` is readable for the length that its header declares, and c-blosc reads no further:
@@ -172,7 +162,45 @@ pub(crate) fn decode(encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
     };
     // Less than all: c-blosc leaves the end of a part of a block to whatever was in its memory.
     if usize::try_from(written) != Ok(decoded.len()) {
-        return damaged("its blocks are damaged, or compressed by what is not known here");
+        return Err(Error::decode(NAME, DAMAGED));
+    }
+    Ok(())
+}
+
+/// Decodes the bytes of a chunk of `nbytes` that `decoded` has room for, from `start`; no more than the blocks that
+/// hold them.
+///
+/// # Errors
+/// As for [`decode`], where the damage is in these blocks; [`Error::Decode`] for parts of elements, too.
+#[expect(unsafe_code, reason = "c-blosc is called")]
+pub(crate) fn decode_part(
+    encoded: &[u8],
+    start: usize,
+    decoded: &mut [u8],
+    nbytes: usize,
+) -> Result<(), Error> {
+    let damaged = || Error::decode(NAME, DAMAGED);
+    let header = Header::checked(encoded, nbytes)?;
+    let size = header.typesize;
+    let is_inside = nbytes - start >= decoded.len();
+    if size == 0 || !start.is_multiple_of(size) || !decoded.len().is_multiple_of(size) || !is_inside
+    {
+        return Err(damaged());
+    }
+    let number = |bytes: usize| c_int::try_from(bytes / size).map_err(|_| damaged());
+    let (first, items) = (number(start)?, number(decoded.len())?);
+    ask_for_blocks(header.blocksize)?;
+    // SAFETY: as in `decode`; the elements lie within the chunk, and `decoded` has room for just these.
+    let written = unsafe {
+        blosc_getitem(
+            encoded.as_ptr().cast(),
+            first,
+            items,
+            decoded.as_mut_ptr().cast(),
+        )
+    };
+    if usize::try_from(written) != Ok(decoded.len()) {
+        return Err(damaged());
     }
     Ok(())
 }
@@ -180,6 +208,7 @@ pub(crate) fn decode(encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
 /// What a container says of itself.
 struct Header {
     flags: u32,
+    typesize: usize,
     nbytes: usize,
     blocksize: usize,
 }
@@ -193,9 +222,28 @@ impl Header {
         let cbytes = c_int::try_from(number(3)?).ok()?;
         (usize::try_from(cbytes) == Ok(encoded.len())).then_some(Self {
             flags: header[2].into(),
+            typesize: header[3].into(),
             nbytes: number(1)?,
             blocksize: number(2)?,
         })
+    }
+
+    /// The header of a chunk of `nbytes` that c-blosc may be given.
+    fn checked(encoded: &[u8], nbytes: usize) -> Result<Self, Error> {
+        let damaged = |reason: &str| Err(Error::decode(NAME, reason));
+        let Some(header) = Self::of(encoded) else {
+            return damaged("it has no header, or one that declares another length");
+        };
+        if header.nbytes != nbytes || nbytes > MAX_NBYTES {
+            return damaged("its header declares another size than the chunk has");
+        }
+        if nbytes > 0 && !(1..=nbytes).contains(&header.blocksize) {
+            return damaged("its header declares blocks of another size than the chunk can have");
+        }
+        if header.is_blosclz() && overflows_blosclz(encoded) {
+            return damaged("a match is longer than a chunk can be");
+        }
+        Ok(header)
     }
 
     /// Whether blocks are decoded by blosclz.
@@ -217,7 +265,7 @@ fn overflows_blosclz(encoded: &[u8]) -> bool {
         .any(|part| part.iter().all(|byte| *byte == u8::MAX))
 }
 
-/// Asks for the memory of two blocks, which c-blosc uses without looking whether it got any.
+/// Asks for the memory of three blocks, which c-blosc uses without looking whether it got any.
 ///
 /// # Errors
 /// [`Error::Memory`] where it is not there.
@@ -226,7 +274,7 @@ fn ask_for_blocks(blocksize: usize) -> Result<(), Error> {
         return Ok(());
     }
     let mut memory = Vec::<u8>::new();
-    reserve(&mut memory, 2 * blocksize + 4 * MAX_TYPESIZE)?;
+    reserve(&mut memory, 3 * blocksize + 4 * MAX_TYPESIZE)?;
     // Or the compiler leaves out what is not used.
     std::hint::black_box(&memory);
     Ok(())

@@ -1,14 +1,14 @@
 //! A codec chain: encoded bytes to one decoded chunk and back.
 //!
 //! `transpose`, filters, `bytes`, then any bytes-to-bytes codecs; nearly every array has no filters. A transposition
-//! is only a choice of strides for the copy that follows anyway, byte order is changed in place, and zstd
-//! contexts live as long as their thread (a new one for each chunk costs a fifth of the time at 64 KiB).
+//! is only a choice of strides for the copy that follows anyway, byte order is changed in place.
 //! Other chains are left to zarr's own pipeline. A test holds this one equal to zarrs' `CodecChain`.
 //!
 //! Decoders never trust a size that stored bytes declare: the chunk's own size is known, so whatever
 //! is larger or smaller is refused before memory is taken for it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use zarrs::metadata::v3::MetadataV3;
@@ -234,6 +234,45 @@ impl Chain {
         Ok(scratch)
     }
 
+    /// Of the bytes of a decoded chunk, how many [`Chain::decode_part`] leaves out where `part` is wanted.
+    pub(crate) fn spared(&self, part: &Range<usize>, nbytes: usize) -> usize {
+        let stage = self.stages.first().filter(|_| self.filters.is_empty());
+        stage.map_or(0, |stage| stage.spared(part, nbytes))
+    }
+
+    /// Decodes one chunk as [`Chain::decode`] does, but no more of it than is needed for the bytes in `part`, which
+    /// must be whole elements. Gives what is decoded, and where in the chunk that begins.
+    ///
+    /// # Errors
+    /// As for [`Chain::decode`]; but damage to what is not decoded is not noticed, nor is it where a checksum covers
+    /// what was decoded from the same stream.
+    pub(crate) fn decode_part<'a>(
+        &self,
+        spec: &ChunkSpec,
+        encoded: &'a [u8],
+        part: &Range<usize>,
+        scratch: &'a mut Vec<u8>,
+        options: DecodeOptions,
+    ) -> Result<(usize, &'a [u8]), Error> {
+        let nbytes = nbytes(spec)?;
+        let Some(stage) = self.stages.first().filter(|_| self.filters.is_empty()) else {
+            return Ok((0, self.decode(spec, encoded, scratch, options)?));
+        };
+        let size = Size::Exactly(nbytes);
+        let bytes = self.decode_outer(&spec.shape, encoded, size, options)?;
+        let start = stage.part_start(part);
+        resize(scratch, part.end - start)?;
+        let decoded = &mut scratch[..part.end - start];
+        if stage.decode_part(&bytes, start, decoded, nbytes).is_err() {
+            // What is wrong with it is told by decoding the whole, if anything is.
+            return Ok((0, self.decode(spec, encoded, scratch, options)?));
+        }
+        if self.swap {
+            spec.element.swap(&mut decoded[part.start - start..]);
+        }
+        Ok((start, &scratch[..part.end - start]))
+    }
+
     /// Decodes one chunk of elements of variable length, to what `vlen-utf8` or `vlen-bytes` have made.
     ///
     /// # Errors
@@ -289,11 +328,8 @@ impl Chain {
         decoded: &mut [u8],
         options: DecodeOptions,
     ) -> Result<(), Error> {
-        let sizes = stage_sizes(&self.stages, Size::Exactly(decoded.len()));
-        let mut bytes = Cow::Borrowed(encoded);
-        for (stage, size) in self.stages.iter().zip(&sizes).skip(1).rev() {
-            bytes = stage.decode(bytes, *size, shape, options)?;
-        }
+        let size = Size::Exactly(decoded.len());
+        let bytes = self.decode_outer(shape, encoded, size, options)?;
         if let Some(stage) = self.stages.first() {
             stage.decode_into(&bytes, decoded, shape, options)?;
         } else {
@@ -304,6 +340,22 @@ impl Chain {
             element.swap(decoded);
         }
         Ok(())
+    }
+
+    /// Undoes all stages but the first, which gave something for a chunk of this `size`.
+    fn decode_outer<'a>(
+        &self,
+        shape: &[u64],
+        encoded: &'a [u8],
+        size: Size,
+        options: DecodeOptions,
+    ) -> Result<Cow<'a, [u8]>, Error> {
+        let sizes = stage_sizes(&self.stages, size);
+        let mut bytes = Cow::Borrowed(encoded);
+        for (stage, size) in self.stages.iter().zip(&sizes).skip(1).rev() {
+            bytes = stage.decode(bytes, *size, shape, options)?;
+        }
+        Ok(bytes)
     }
 
     /// Bytes that each filter makes of a chunk of `nbytes`.
@@ -679,6 +731,93 @@ mod tests {
                 }
             }
         }
+    }
+
+    const BLOSC: &[&str] = &[
+        r#"{"cname":"blosclz","clevel":5,"shuffle":"bitshuffle","typesize":2,"blocksize":256}"#,
+        r#"{"cname":"lz4","clevel":5,"shuffle":"shuffle","typesize":2,"blocksize":0}"#,
+        r#"{"cname":"lz4hc","clevel":1,"shuffle":"noshuffle","typesize":1,"blocksize":1024}"#,
+        r#"{"cname":"zlib","clevel":1,"shuffle":"shuffle","typesize":4,"blocksize":512}"#,
+        r#"{"cname":"zstd","clevel":5,"shuffle":"shuffle","typesize":2,"blocksize":512}"#,
+        r#"{"cname":"zstd","clevel":0,"shuffle":"shuffle","typesize":2,"blocksize":512}"#,
+        r#"{"cname":"lz4","clevel":5,"shuffle":"shuffle","typesize":3,"blocksize":0}"#,
+    ];
+
+    /// All chains above, each stage by itself and beneath another, and Blosc in its forms; both byte orders.
+    fn chains() -> Vec<Chain> {
+        let blosc = BLOSC
+            .iter()
+            .map(|blosc| format!(r#"{{"name":"blosc","configuration":{blosc}}}"#));
+        let stages: Vec<String> = blosc
+            .chain(STAGES.iter().map(|stage| (*stage).into()))
+            .collect();
+        let beneath = stages.iter().map(|stage| format!("{stage},{}", STAGES[0]));
+        let codecs = stages
+            .iter()
+            .cloned()
+            .chain(beneath)
+            .map(|stages| bytes_and(&stages));
+        codecs
+            .chain(CHAINS.iter().map(|chain| metadata(chain)))
+            .flat_map(|codecs| [false, true].map(|big| Chain::new(&codecs, big, &[]).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_part_is_what_it_is_in_the_whole() {
+        let spec = spec(&[41, 50]);
+        let mut random = fastrand::Rng::with_seed(7);
+        let decoded: Vec<u8> = (0..4100).map(|_| random.u8(..6)).collect();
+        for chain in chains() {
+            let encoded = encode(&chain, &spec, &decoded);
+            let mut spared = 0;
+            for _ in 0..20 {
+                let (a, b) = (2 * random.usize(..2050), 2 * random.usize(..=2050));
+                let part = a.min(b)..a.max(b);
+                spared += chain.spared(&part, 4100);
+                let mut scratch = vec![0xee; random.usize(..5000)];
+                let back = chain.decode_part(&spec, &encoded, &part, &mut scratch, OPTIONS);
+                let (start, back) = back.unwrap();
+                let back = &back[part.start - start..part.end - start];
+                assert_eq!(decoded[part], *back, "{}", chain.names());
+            }
+            let first = chain.stages.first();
+            let whole = matches!(first, None | Some(Stage::Shuffle(_) | Stage::Checksum(_)));
+            assert_eq!(whole, spared == 0, "{}", chain.names());
+        }
+    }
+
+    #[test]
+    fn damage_to_what_is_wanted_is_an_error_or_data_and_other_damage_may_be_neither() {
+        let spec = spec(&[40, 50]);
+        let decoded: Vec<u8> = (0..2000_u16).flat_map(u16::to_le_bytes).collect();
+        let mut random = fastrand::Rng::with_seed(7);
+        for chain in chains() {
+            let good = encode(&chain, &spec, &decoded);
+            for _ in 0..100 {
+                let mut bad = good.clone();
+                match random.u8(..3) {
+                    0 => bad.truncate(random.usize(..good.len())),
+                    1 => bad[random.usize(..good.len().min(32))] = random.u8(..),
+                    _ => bad[random.usize(..good.len())] ^= 1 << random.u8(..8),
+                }
+                let start = 2 * random.usize(..2000);
+                let part = start..start + 2 * random.usize(1..=(4000 - start) / 2);
+                let mut scratch = Vec::new();
+                let back = chain.decode_part(&spec, &bad, &part, &mut scratch, OPTIONS);
+                assert!(
+                    back.is_err() || back.is_ok_and(|(start, back)| start + back.len() >= part.end)
+                );
+            }
+        }
+        let chain = Chain::new(&bytes_and(STAGES[1]), false, &[]).unwrap();
+        let mut bad = encode(&chain, &spec, &decoded);
+        let half = bad.len() / 2;
+        bad[half..].fill(0);
+        let mut scratch = Vec::new();
+        let back = chain.decode_part(&spec, &bad, &(0..100), &mut scratch, OPTIONS);
+        assert_eq!((0, &decoded[..100]), back.unwrap());
+        assert!(chain.decode(&spec, &bad, &mut scratch, OPTIONS).is_err());
     }
 
     const FILTERED: &str = r#"[

@@ -1,5 +1,7 @@
 //! LZ4 as numcodecs frames it: the decoded size as 32 bits, little-endian, then one block.
 
+use std::ffi::{c_char, c_int};
+
 use lz4::block::{CompressionMode, compress_bound, compress_to_buffer, decompress_to_buffer};
 
 use crate::error::Error;
@@ -38,6 +40,33 @@ pub(crate) fn decode(encoded: &[u8], decoded: &mut [u8]) -> Result<(), Error> {
     }
 }
 
+/// Decodes the first bytes of a chunk of `nbytes`, and hardly more.
+///
+/// # Errors
+/// [`Error::Decode`] when the bytes are damaged so far, or declare another size.
+pub(crate) fn decode_first(encoded: &[u8], decoded: &mut [u8], nbytes: usize) -> Result<(), Error> {
+    let damaged = || Error::decode("lz4", "it is damaged, or another size than the chunk");
+    if declared(encoded) != Some(nbytes) {
+        return Err(damaged());
+    }
+    let block = &encoded[SIZE..];
+    let len = |bytes: &[u8]| c_int::try_from(bytes.len()).map_err(|_| damaged());
+    let (read, wanted) = (len(block)?, len(decoded)?);
+    #[expect(unsafe_code, reason = "liblz4 is called")]
+    // SAFETY: `block` is readable and `decoded` writable for the lengths that are passed, which liblz4 heeds on
+    // damaged bytes too; a `&mut` slice overlaps no other.
+    let written = unsafe {
+        LZ4_decompress_safe_partial(
+            block.as_ptr().cast(),
+            decoded.as_mut_ptr().cast(),
+            read,
+            wanted,
+            wanted,
+        )
+    };
+    (written == wanted).then_some(()).ok_or_else(damaged)
+}
+
 /// Encodes to the end of `into`.
 ///
 /// # Errors
@@ -51,6 +80,21 @@ pub(crate) fn encode(decoded: &[u8], acceleration: i32, into: &mut Vec<u8>) -> R
     let written = compress_to_buffer(decoded, Some(mode), true, &mut into[start..]);
     into.truncate(start + written.map_err(refused)?);
     Ok(())
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a function of liblz4 that the lz4 crate links and does not declare"
+)]
+unsafe extern "C" {
+    /// Decodes up to `wanted` bytes; gives how many, or something negative where `source` is damaged.
+    fn LZ4_decompress_safe_partial(
+        source: *const c_char,
+        target: *mut c_char,
+        source_size: c_int,
+        wanted: c_int,
+        target_size: c_int,
+    ) -> c_int;
 }
 
 #[cfg(test)]

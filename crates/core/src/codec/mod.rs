@@ -12,3 +12,4 @@ mod numcodecs;
 pub(crate) mod shard_index;
 pub(crate) mod stage;
 mod write_order;
+mod zstd;

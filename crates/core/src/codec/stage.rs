@@ -5,8 +5,8 @@
 //! chunk's size allows, whatever the stored bytes declare.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -15,15 +15,11 @@ use zarrs::metadata::v3::MetadataV3;
 use crate::codec::blosc::{self, Blosc};
 use crate::codec::checksum::{CHECKSUM, Checksum};
 use crate::codec::foreign::ForeignCodec;
-use crate::codec::{lz4, numcodecs};
+use crate::codec::{lz4, numcodecs, zstd};
 use crate::error::Error;
-use crate::memory::{append, reserve, resize, zeroed};
+use crate::memory::{append, resize, zeroed};
 
 const MORE: &str = "more bytes than a chunk can have";
-/// What a byte of zstd becomes at most: four of them are a block, which has no more than 128 KiB.
-pub(crate) const ZSTD_RATIO: usize = (128 << 10) / 4;
-/// The most room that a thread keeps for compressing.
-const KEPT_ROOM: usize = 8 << 20;
 
 /// One bytes-to-bytes codec.
 #[derive(Debug, Clone)]
@@ -155,7 +151,7 @@ impl Stage {
                 Ok(())
             }),
             Self::Zstd { .. } => {
-                let written = unzstd(encoded, decoded)?;
+                let written = zstd::decode(encoded, decoded)?;
                 same_size(self.name(), written, decoded.len())
             }
             Self::Gzip(_) | Self::Zlib(_) | Self::Bz2(_) => self.fill(encoded, decoded),
@@ -173,6 +169,55 @@ impl Stage {
                 decoded.copy_from_slice(&bytes);
                 Ok(())
             }
+        }
+    }
+
+    /// Of the bytes of a chunk, how many need not be decoded where `part` is wanted.
+    pub(crate) const fn spared(&self, part: &Range<usize>, nbytes: usize) -> usize {
+        match self {
+            Self::Zstd { .. }
+            | Self::Gzip(_)
+            | Self::Zlib(_)
+            | Self::Bz2(_)
+            | Self::Lz4(_)
+            | Self::Blosc(_) => nbytes - (part.end - self.part_start(part)),
+            Self::Shuffle(_) | Self::Checksum(_) | Self::Foreign(_) => 0,
+        }
+    }
+
+    /// Where decoding begins that is to end with `part`: streams are decoded from their first byte.
+    pub(crate) const fn part_start(&self, part: &Range<usize>) -> usize {
+        match self {
+            Self::Blosc(_) => part.start,
+            _ => 0,
+        }
+    }
+
+    /// Decodes as many bytes of a chunk of `nbytes` as `decoded` has room for, from `start`, which is what
+    /// [`Stage::part_start`] gives.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the bytes are damaged so far, or the part cannot be had without the whole.
+    pub(crate) fn decode_part(
+        &self,
+        encoded: &[u8],
+        start: usize,
+        decoded: &mut [u8],
+        nbytes: usize,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Zstd { .. } => zstd::decode_first(encoded, decoded, nbytes),
+            Self::Lz4(_) => lz4::decode_first(encoded, decoded, nbytes),
+            Self::Blosc(_) => blosc::decode_part(encoded, start, decoded, nbytes),
+            Self::Gzip(_)
+            | Self::Zlib(_)
+            | Self::Bz2(_)
+            | Self::Shuffle(_)
+            | Self::Checksum(_)
+            | Self::Foreign(_) => self
+                .reader(encoded)
+                .and_then(|mut reader| reader.read_exact(decoded))
+                .map_err(|error| Error::decode(self.name(), error)),
         }
     }
 
@@ -217,7 +262,7 @@ impl Stage {
             }
             // Not as a stream, which takes the window that the bytes declare: 128 MiB for any chunk.
             (Self::Zstd { .. }, Size::AtMost(limit)) => {
-                unzstd_at_most(&encoded, limit).map(Cow::Owned)
+                zstd::decode_at_most(&encoded, limit).map(Cow::Owned)
             }
             (_, Size::AtMost(limit)) => self.grow(&encoded, limit).map(Cow::Owned),
         }
@@ -236,7 +281,7 @@ impl Stage {
             Self::Foreign(codec) => {
                 return codec.encode(shape, decoded, &mut |bytes| append(into, bytes));
             }
-            Self::Zstd { level, checksum } => enzstd(decoded, *level, *checksum, into),
+            Self::Zstd { level, checksum } => zstd::encode(decoded, *level, *checksum, into),
             Self::Gzip(level) => {
                 let mut encoder = flate2::write::GzEncoder::new(into, *level);
                 encoder.write_all(decoded).map_err(refused)?;
@@ -354,87 +399,6 @@ fn transpose(from: &[u8], to: &mut [u8], rows: usize, columns: usize) {
             *place = *byte;
         }
     }
-}
-
-/// A compressor with its settings, and room for what it makes of a chunk.
-struct Compressor {
-    level: i32,
-    checksum: bool,
-    context: zstd::bulk::Compressor<'static>,
-    room: Vec<u8>,
-}
-
-thread_local! {
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
-        const { RefCell::new(None) };
-    static COMPRESSOR: RefCell<Option<Compressor>> = const { RefCell::new(None) };
-}
-
-fn unzstd(
-    encoded: &[u8],
-    decoded: &mut (impl zstd::zstd_safe::WriteBuf + ?Sized),
-) -> Result<usize, Error> {
-    DECOMPRESSOR
-        .with_borrow_mut(|context| {
-            let decompressor = match context {
-                Some(decompressor) => decompressor,
-                None => context.insert(zstd::bulk::Decompressor::new()?),
-            };
-            decompressor.decompress_to_buffer(encoded, decoded)
-        })
-        .map_err(|error: std::io::Error| Error::decode("zstd", error))
-}
-
-/// Decodes a frame that need not declare its size.
-fn unzstd_at_most(encoded: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
-    /// What a frame becomes, as a first guess.
-    const RATIO: usize = 8;
-    let declared = zstd::zstd_safe::get_frame_content_size(encoded);
-    let declared = declared.ok().flatten();
-    let declared = declared.and_then(|size| usize::try_from(size).ok());
-    // Of elements of any length nothing else says how much it may be.
-    let limit = limit.min(encoded.len().saturating_mul(ZSTD_RATIO));
-    let mut decoded = Vec::new();
-    let mut room = declared.unwrap_or(RATIO * encoded.len()).min(limit);
-    loop {
-        reserve(&mut decoded, room)?;
-        match unzstd(encoded, &mut decoded) {
-            Err(_) if declared.is_none() && room < limit => room = (2 * room).min(limit),
-            done => return done.map(|_| decoded),
-        }
-    }
-}
-
-fn enzstd(decoded: &[u8], level: i32, checksum: bool, into: &mut Vec<u8>) -> Result<(), Error> {
-    let refused = |error: std::io::Error| Error::encode("zstd", error);
-    COMPRESSOR.with_borrow_mut(|kept| {
-        let compressor = match kept {
-            Some(kept) if kept.level == level && kept.checksum == checksum => kept,
-            _ => {
-                let mut context = zstd::bulk::Compressor::new(level).map_err(refused)?;
-                context.include_checksum(checksum).map_err(refused)?;
-                kept.insert(Compressor {
-                    level,
-                    checksum,
-                    context,
-                    room: Vec::new(),
-                })
-            }
-        };
-        let bound = zstd::zstd_safe::compress_bound(decoded.len());
-        if compressor.room.len() < bound {
-            resize(&mut compressor.room, bound)?;
-        }
-        let len = compressor
-            .context
-            .compress_to_buffer(decoded, compressor.room.as_mut_slice())
-            .map_err(refused)?;
-        append(into, &compressor.room[..len])?;
-        if bound > KEPT_ROOM {
-            compressor.room = Vec::new();
-        }
-        Ok(())
-    })
 }
 
 /// What each stage decodes to, for a chunk of this size.

@@ -10,6 +10,8 @@
 //! Offsets are in bytes, so axes that were dropped, reversed, broadcast (offset 0) or laid out in
 //! Fortran order need no further case. `split` divides a selection along a grid of subchunks.
 
+use std::ops::Range;
+
 use crate::copy::positions::Positions;
 use crate::error::Error;
 
@@ -62,16 +64,30 @@ impl Selection {
         self.len() == 0
     }
 
+    /// The bytes of a decoded chunk from the first to the last that is selected, or more where axes are lists; `None`
+    /// where nothing is. `strides` are the chunk's, in bytes.
+    pub(crate) fn span(&self, strides: &[i64], itemsize: usize) -> Option<Range<usize>> {
+        if self.is_empty() {
+            return None;
+        }
+        let extents: Vec<_> = match self {
+            Self::Grid { axes, .. } => axes.iter().map(|axis| axis.chunk.extent()).collect(),
+            Self::Points { coords, .. } => coords.iter().map(Positions::extent).collect(),
+        };
+        let (mut first, mut last) = (0, 0);
+        for (extent, stride) in extents.into_iter().zip(strides) {
+            let (low, high) = extent?;
+            first += low * stride;
+            last += high * stride;
+        }
+        Some(usize::try_from(first).ok()?..usize::try_from(last).ok()? + itemsize)
+    }
+
     /// Checks that the selection fits a chunk of `shape` and stays in the buffer's `extent`.
     ///
     /// # Errors
     /// [`Error::Invalid`] when an axis is missing, lengths differ, or a position lies outside.
-    pub fn check(
-        &self,
-        shape: &[u64],
-        itemsize: usize,
-        extent: std::ops::Range<i64>,
-    ) -> Result<(), Error> {
+    pub fn check(&self, shape: &[u64], itemsize: usize, extent: Range<i64>) -> Result<(), Error> {
         let invalid = || Error::invalid("the selection does not fit the chunk or the buffer");
         if self.is_empty() {
             return Ok(());
@@ -241,6 +257,17 @@ pub(crate) mod tests {
             ],
             out: Positions::List([0, 8, 4, 12].into()),
         }
+    }
+
+    #[test]
+    fn span_holds_what_is_selected() {
+        assert_eq!(Some(64..514), grid().span(&[64, 8, 2], 2));
+        assert_eq!(Some(2..142), points().span(&[14, 2], 4));
+        let none = Selection::Points {
+            coords: vec![range(0, 0, 0)],
+            out: range(0, 0, 0),
+        };
+        assert_eq!(None, none.span(&[2], 2));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! A chunk of which a part is wanted is kept at once, since the rest may be wanted next. One that is wanted
 //! whole is kept when it is wanted again: a scan of a large array, which reads each chunk once, neither copies
-//! its chunks into the cache nor drives others out of it.
+//! its chunks into the cache nor drives others out of it. So is one of which a part can be decoded by itself.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -27,7 +27,7 @@ use crate::store::{ObjectId, Validator};
 const OVERHEAD: usize = 128;
 /// A chunk may take this part of the cache at most.
 const LARGEST: usize = 4;
-/// Chunks that are remembered for having been wanted whole.
+/// Chunks that are remembered for having been wanted.
 const REMEMBERED: usize = 1 << 13;
 
 /// The decoded chunks of all objects.
@@ -60,7 +60,7 @@ struct Entries {
     objects: HashMap<ObjectId, Object, RandomState>,
     /// By number of the state, and number of the subchunk in C order; a plain chunk is the first of its object.
     chunks: LruCache<(u64, usize), Chunk, RandomState>,
-    /// Hashes of chunks that were wanted whole.
+    /// Hashes of chunks that were wanted and not kept.
     remembered: LruCache<u64, (), RandomState>,
     next: u64,
     /// When the last write of this process ended.
@@ -121,13 +121,13 @@ impl ChunkCache {
         Some(chunk.decoded.clone())
     }
 
-    /// Whether a chunk of so many bytes is to be kept, of which a part is wanted, or the `whole`.
-    fn wants(&self, id: &ObjectId, subchunk: usize, nbytes: usize, whole: bool) -> bool {
+    /// Whether a chunk of so many bytes is to be kept: `at_once`, or because it was asked for before.
+    fn wants(&self, id: &ObjectId, subchunk: usize, nbytes: usize, at_once: bool) -> bool {
         let mut entries = self.0.lock();
         if nbytes > entries.limit / LARGEST {
             return false;
         }
-        if !whole {
+        if at_once {
             return true;
         }
         let hash = entries.objects.hasher().hash_one((id, subchunk));
@@ -211,8 +211,8 @@ impl Kept {
 }
 
 impl Keep for Keeper<'_> {
-    fn wants(&self, subchunk: usize, nbytes: usize, whole: bool) -> bool {
-        self.cache.wants(&self.id, subchunk, nbytes, whole)
+    fn wants(&self, subchunk: usize, nbytes: usize, at_once: bool) -> bool {
+        self.cache.wants(&self.id, subchunk, nbytes, at_once)
     }
 
     fn keep(&self, subchunk: usize, decoded: Bytes) {
@@ -355,11 +355,11 @@ mod tests {
     #[test]
     fn a_chunk_that_is_wanted_whole_is_kept_the_second_time() {
         let cache = ChunkCache::new(1 << 20);
-        assert!(cache.wants(&id("a"), 0, 100, false));
-        assert!(!cache.wants(&id("a"), 1, 100, true));
-        assert!(cache.wants(&id("a"), 1, 100, true));
-        assert!(!cache.wants(&id("a"), 2, 100, true));
-        assert!(!cache.wants(&id("a"), 0, 1 << 20, false));
+        assert!(cache.wants(&id("a"), 0, 100, true));
+        assert!(!cache.wants(&id("a"), 1, 100, false));
+        assert!(cache.wants(&id("a"), 1, 100, false));
+        assert!(!cache.wants(&id("a"), 2, 100, false));
+        assert!(!cache.wants(&id("a"), 0, 1 << 20, true));
     }
 
     #[test]
