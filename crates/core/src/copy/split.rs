@@ -52,8 +52,12 @@ impl Split {
     pub(crate) fn subchunk(&self, part: usize) -> usize {
         match self {
             Self::Grid { axes, grid, .. } => {
-                let coords: Vec<u64> = pieces(axes, part).iter().map(|piece| piece.0).collect();
-                ravel(&coords, grid)
+                let (mut number, mut weight) = (0, 1);
+                for ((index, _), cells) in pieces(axes, part).zip(grid.iter().rev()) {
+                    number += index * weight;
+                    weight *= cells;
+                }
+                to_usize(number)
             }
             Self::Points(parts) => parts[part].0,
         }
@@ -63,13 +67,12 @@ impl Split {
     /// duplicates is kept.
     pub(crate) fn part(&self, part: usize) -> Selection {
         match self {
-            Self::Grid { axes, base, .. } => Selection::Grid {
-                axes: pieces(axes, part)
-                    .into_iter()
-                    .map(|piece| piece.1.clone())
-                    .collect(),
-                base: *base,
-            },
+            Self::Grid { axes, base, .. } => {
+                let mut axes: Vec<Axis> =
+                    pieces(axes, part).map(|(_, axis)| axis.clone()).collect();
+                axes.reverse();
+                Selection::Grid { axes, base: *base }
+            }
             Self::Points(parts) => parts[part].1.clone(),
         }
     }
@@ -132,20 +135,14 @@ impl Splits {
     }
 }
 
-/// The piece of each axis that makes a part; the last axis varies fastest.
-fn pieces(axes: &[Vec<(u64, Axis)>], part: usize) -> Vec<&(u64, Axis)> {
+/// The piece of each axis that makes a part, from the last axis, which varies fastest.
+fn pieces(axes: &[Vec<(u64, Axis)>], part: usize) -> impl Iterator<Item = &(u64, Axis)> {
     let mut rest = part;
-    let mut pieces: Vec<_> = axes
-        .iter()
-        .rev()
-        .map(|axis| {
-            let piece = &axis[rest % axis.len()];
-            rest /= axis.len();
-            piece
-        })
-        .collect();
-    pieces.reverse();
-    pieces
+    axes.iter().rev().map(move |axis| {
+        let piece = &axis[rest % axis.len()];
+        rest /= axis.len();
+        piece
+    })
 }
 
 #[expect(
@@ -207,16 +204,12 @@ fn split_points(
     subchunk: &[u64],
     grid: &[u64],
 ) -> Vec<(usize, Selection)> {
-    let cell = |at: usize| -> Vec<u64> {
-        coords
-            .iter()
-            .zip(subchunk)
-            .map(|(positions, length)| positions.get(at) as u64 / length)
-            .collect()
-    };
-    let mut order: Vec<(usize, usize)> = (0..out.len())
-        .map(|at| (ravel(&cell(at), grid), at))
-        .collect();
+    let mut order: Vec<(usize, usize)> = (0..out.len()).map(|at| (0, at)).collect();
+    for ((positions, length), cells) in coords.iter().zip(subchunk).zip(grid) {
+        for (number, at) in &mut order {
+            *number = *number * to_usize(*cells) + to_usize(positions.get(*at) as u64 / length);
+        }
+    }
     order.sort_unstable();
     order
         .chunk_by(|a, b| a.0 == b.0)
@@ -242,16 +235,12 @@ fn split_points(
         .collect()
 }
 
-/// Number in C order of the cell at `coords` of a grid.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "an index of that many entries is in memory"
 )]
-pub(crate) fn ravel(coords: &[u64], grid: &[u64]) -> usize {
-    coords
-        .iter()
-        .zip(grid)
-        .fold(0, |at, (coord, length)| at * length + coord) as usize
+const fn to_usize(number: u64) -> usize {
+    number as usize
 }
 
 #[cfg(test)]
