@@ -64,6 +64,10 @@ impl Bound {
     /// # Cancel safety
     /// Dropping the future loses the place in the queue, never a permit.
     pub(crate) async fn take(self: &Arc<Self>, count: usize) -> Permit {
+        // Nobody is overtaken: while somebody waits, what is free is set aside for them.
+        if let Some(permit) = self.try_take(count) {
+            return permit;
+        }
         loop {
             let resized = self.resized.notified();
             let wanted = u32::try_from(count.clamp(1, self.settle())).unwrap_or(u32::MAX);
@@ -78,10 +82,12 @@ impl Bound {
         }
     }
 
-    /// Takes one permit if one is free.
-    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Permit> {
-        self.settle();
-        let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
+    /// Takes `count` permits, or all there can be where that is fewer, if so many are free.
+    pub(crate) fn try_take(self: &Arc<Self>, count: usize) -> Option<Permit> {
+        let wanted = u32::try_from(count.clamp(1, self.settle())).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.semaphore)
+            .try_acquire_many_owned(wanted)
+            .ok()?;
         Some(Permit {
             permit: Some(permit),
             bound: Arc::clone(self),
@@ -158,7 +164,7 @@ mod tests {
             let mut held = Vec::new();
             for step in 0..5 {
                 match sequence / 5_usize.pow(step) % 5 {
-                    0 => held.extend(bound.try_take()),
+                    0 => held.extend(bound.try_take(1)),
                     1 => drop(held.pop()),
                     size => bound.resize(size - 1),
                 }

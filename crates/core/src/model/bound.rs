@@ -71,7 +71,7 @@ impl Watch {
 
     /// After all: as many can be taken as the bound says, no more and no fewer.
     fn check(self) {
-        let all: Vec<_> = std::iter::from_fn(|| self.bound.try_take()).collect();
+        let all: Vec<_> = std::iter::from_fn(|| self.bound.try_take(1)).collect();
         assert_eq!(self.bound.size(), all.len());
         assert_eq!(0, self.out.get());
     }
@@ -128,7 +128,7 @@ fn who_tries_takes_nothing_from_who_waits() {
             cancellable(watch.taker(1)),
             task(async move {
                 for _ in 0..2 {
-                    let permit = tries.bound.try_take();
+                    let permit = tries.bound.try_take(1);
                     let held = permit.as_ref().map(|_| tries.held(1));
                     step().await;
                     drop((held, permit));

@@ -73,7 +73,7 @@ impl RemoteStore {
             return outcome;
         }
         let few = are_few(self.stats.hedges.get(), self.stats.requests.get());
-        let Some(_permit) = few.then(|| hedge.requests.try_take()).flatten() else {
+        let Some(_permit) = few.then(|| hedge.requests.try_take(1)).flatten() else {
             return first.await;
         };
         self.stats.hedges.add(1);

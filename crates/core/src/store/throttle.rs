@@ -76,7 +76,7 @@ impl Throttle {
     /// # Cancel safety
     /// Dropping the future loses the place in the queue.
     pub(super) async fn slot(&self, stats: &Stats) -> Slot<'_> {
-        let permit = if let Some(permit) = self.bound.try_take() {
+        let permit = if let Some(permit) = self.bound.try_take(1) {
             permit
         } else {
             stats.requests_held_back.add(1);

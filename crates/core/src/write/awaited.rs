@@ -252,7 +252,7 @@ impl Writer {
             return store.delete(key, stats).await.map(|()| Put::Done);
         };
         let extra: Vec<_> = (0..RemoteStore::parts(bytes.len()).min(EXTRA_REQUESTS))
-            .map_while(|_| requests.bounds.requests().try_take())
+            .map_while(|_| requests.bounds.requests().try_take(1))
             .collect();
         let parallel = 1 + extra.len();
         store
