@@ -19,12 +19,23 @@ pub(crate) enum Split {
     },
     /// Number of each touched subchunk with the points that fall into it.
     Points(Vec<(usize, Selection)>),
+    /// Number of the only touched subchunk with all of the selection.
+    Within(usize, Selection),
 }
 
 impl Split {
     /// Divides `selection` along subchunks of shape `subchunk`, of which a shard holds a `grid`.
     pub(crate) fn new(selection: &Selection, subchunk: &[u64], grid: &[u64]) -> Self {
         match selection {
+            Selection::Grid { axes, base } if let Some(number) = only(axes, subchunk, grid) => {
+                let axes = axes.iter().zip(subchunk).map(|(axis, length)| {
+                    let chunk = axis.chunk.within(*length);
+                    let out = axis.out.clone();
+                    Axis { chunk, out }
+                });
+                let (axes, base) = (axes.collect(), *base);
+                Self::Within(number, Selection::Grid { axes, base })
+            }
             Selection::Grid { axes, base } => Self::Grid {
                 axes: axes
                     .iter()
@@ -45,6 +56,7 @@ impl Split {
         match self {
             Self::Grid { axes, .. } => axes.iter().map(Vec::len).product(),
             Self::Points(parts) => parts.len(),
+            Self::Within(..) => 1,
         }
     }
 
@@ -60,6 +72,7 @@ impl Split {
                 to_usize(number)
             }
             Self::Points(parts) => parts[part].0,
+            Self::Within(number, _) => *number,
         }
     }
 
@@ -74,6 +87,7 @@ impl Split {
                 Selection::Grid { axes, base: *base }
             }
             Self::Points(parts) => parts[part].1.clone(),
+            Self::Within(_, selection) => selection.clone(),
         }
     }
 }
@@ -133,6 +147,21 @@ impl Splits {
     pub(crate) fn part(&self, id: PartId) -> Selection {
         self.splits[id.selection].part(id.part)
     }
+}
+
+/// Number of the subchunk that all axes fall into; `None` where there are several or none.
+fn only(axes: &[Axis], subchunk: &[u64], grid: &[u64]) -> Option<usize> {
+    let mut number = 0;
+    for ((axis, length), cells) in axes.iter().zip(subchunk).zip(grid) {
+        let (low, high) = axis.chunk.extent()?;
+        let (low, high) = (u64::try_from(low).ok()?, u64::try_from(high).ok()?);
+        let cell = low / length;
+        if high >= (cell + 1) * length {
+            return None;
+        }
+        number = number * cells + cell;
+    }
+    Some(to_usize(number))
 }
 
 /// The piece of each axis that makes a part, from the last axis, which varies fastest.
@@ -248,12 +277,33 @@ mod tests {
     use super::*;
     use crate::copy::selection::tests::{grid, points};
 
+    /// [`grid`], moved by so much along each axis.
+    fn moved(by: [i64; 3]) -> Selection {
+        let Selection::Grid { mut axes, base } = grid() else {
+            panic!("no grid");
+        };
+        for (axis, by) in axes.iter_mut().zip(by) {
+            axis.chunk = axis.chunk.slice(0, axis.chunk.len(), by);
+        }
+        Selection::Grid { axes, base }
+    }
+
+    #[test]
+    fn what_is_within_one_subchunk_is_one_part() {
+        let split = Split::new(&moved([8, 16, 5]), &[8, 8, 5], &[2, 3, 2]);
+        assert_eq!((1, 11), (split.len(), split.subchunk(0)));
+        assert_eq!(grid(), split.part(0));
+        let crosses = Split::new(&moved([8, 17, 5]), &[8, 8, 5], &[2, 4, 2]);
+        assert_eq!(2, crosses.len());
+    }
+
     #[test]
     #[expect(clippy::cast_possible_wrap, reason = "small numbers")]
     fn split_keeps_every_element_once() {
         for (selection, subchunk, cells) in [
             (grid(), vec![4, 3, 2], vec![2, 3, 3]),
             (points(), vec![2, 4], vec![5, 2]),
+            (moved([8, 16, 5]), vec![8, 8, 5], vec![2, 3, 2]),
         ] {
             let split = Split::new(&selection, &subchunk, &cells);
             let mut joined = Vec::new();
