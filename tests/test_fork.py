@@ -55,6 +55,15 @@ check()
 in_child(check)
 check()
 """,
+    "fewer-cpus-in-the-child": """
+from zarrs_async._config import Options
+Options.from_config()
+def job():
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+        assert Options.from_config().threads == 1
+in_child(job)
+""",
     "first-used-in-the-child": """
 def job():
     array[...] = values

@@ -8,6 +8,7 @@ import pickle
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +151,10 @@ def test_no_other_option_is_warned_of(name: str) -> None:
 
 
 def test_memory_is_bounded_where_the_system_does_not_tell_how_much_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zarrs_async import _machine  # noqa: PLC0415  # the fixture imports it
+
     monkeypatch.delattr(os, "sysconf")
-    assert 0 < options_of(small()).memory_bytes <= 2**30
+    assert 0 < _machine.usable_memory() <= 2**32
 
 
 def test_automatic_values() -> None:
@@ -173,6 +176,53 @@ def test_options_belong_to_the_pipeline_they_were_read_for() -> None:
     assert options_of(first).chunk_concurrent_maximum == 3
     assert options_of(second).strict is False
     assert options_of(second).chunk_concurrent_maximum is None
+
+
+def test_options_are_read_once_for_arrays_of_one_configuration() -> None:
+    options = options_of(small())
+    assert options_of(small()) is options
+    with zarr.config.set({"codec_pipeline.strict": True}):
+        assert options_of(small()).strict is True
+    assert options_of(small()) == options
+
+
+@pytest.mark.parametrize("name", ["codec_pipeline.request_concurrent_maximum", "threading.max_workers"])
+def test_a_value_that_only_equals_an_allowed_one_is_refused(name: str) -> None:
+    from zarrs_async.exceptions import ConfigError  # noqa: PLC0415  # the fixture imports it
+
+    with zarr.config.set({name: 1}):
+        small()
+        for equal in (True, 1.0):
+            with zarr.config.set({name: equal}), pytest.raises(ConfigError, match=name):
+                small()
+        small()
+
+
+def test_every_way_to_change_the_configuration_is_seen() -> None:
+    with zarr.config.set({"codec_pipeline.strict": False}):
+        assert options_of(small()).strict is False
+        zarr.config.config["codec_pipeline"]["strict"] = True
+        assert options_of(small()).strict is True
+        del zarr.config.config["codec_pipeline"]["strict"]
+        assert options_of(small()).strict is False
+        section = zarr.config.get("codec_pipeline")
+        with zarr.config.set({"codec_pipeline": {**section, "strict": True}}):
+            assert options_of(small()).strict is True
+        assert options_of(small()).strict is False
+        zarr.config.update({"codec_pipeline": {"strict": True}})
+        assert options_of(small()).strict is True
+        zarr.config.reset()
+        assert options_of(small()).strict is False
+
+
+def test_what_zarr_says_of_arrays_is_seen() -> None:
+    from zarrs_async._codecs import chunk_spec  # noqa: PLC0415  # the fixture imports it
+
+    metadata = small().metadata
+    before = chunk_spec(metadata).config
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        assert chunk_spec(metadata).config == replace(before, write_empty_chunks=True)
+    assert chunk_spec(metadata).config == before
 
 
 def test_options_are_read_again_on_unpickling() -> None:

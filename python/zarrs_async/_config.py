@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import operator
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from zarr.core.array_spec import ArrayConfig
 from zarr.core.config import config
 
-from zarrs_async import _rust
+from zarrs_async import _process
+from zarrs_async._machine import automatic_memory_bytes, cpus
 from zarrs_async._warn import warn
 from zarrs_async.exceptions import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
 _MIB = 1 << 20
-_MOST_MEMORY = 1024 * _MIB
 _INDEX_CACHE = 64 * _MIB
 _LONGEST = 86_400
 
@@ -36,6 +40,36 @@ _OWN = {
 
 # From the environment, `true` is a word and `1` a number: other tools take either.
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _unless_changed(make: Callable[[], _T]) -> Callable[[], _T]:
+    """Keep what is made from ``zarr.config``, until that changes."""
+    kept: tuple[list[object], _T] | None = None
+
+    def made() -> _T:
+        nonlocal kept
+        state, last = _state(), kept
+        if last is None or len(last[0]) != len(state) or not all(map(operator.is_, last[0], state)):
+            last = kept = (state, make())
+        return last[1]
+
+    return made
+
+
+def _state() -> list[object]:
+    """Give the names and values of all that may be an option, and the process.
+
+    Values that are allowed cannot be changed in place, and other objects may be equal and yet not allowed, as True
+    for 1: so the configuration has not changed where each part is the very same object.
+    """
+    state: list[object] = [_process.generation()]
+    for section, found in config.config.items():
+        # Codecs are many, and none of them is an option.
+        if section != "codecs":
+            state.append(section)
+            state += (*found, *found.values()) if isinstance(found, dict) else (found,)
+    return state
+
 
 _judged: set[str] = set()
 """Names of options that were compared with the known ones."""
@@ -93,7 +127,7 @@ class Options:
 
     @classmethod
     def from_config(cls) -> Options:
-        """Read ``zarr.config``.
+        """Read ``zarr.config``; anew only if it has changed.
 
         Raises
         ------
@@ -105,11 +139,15 @@ class Options:
         ZarrUserWarning
             Once for each option of nearly the name of a known one.
         """
+        return _options()
+
+    @classmethod
+    def _read(cls) -> Options:
         _warn_of_misspelt()
         workers = _count("threading.max_workers")
         memory_bytes = _count("codec_pipeline.memory_limit_bytes") or automatic_memory_bytes()
         return cls(
-            threads=workers or _rust.cpus(),
+            threads=workers or cpus(),
             requests=_count("codec_pipeline.request_concurrent_maximum") or None,
             memory_bytes=memory_bytes,
             shard_index_cache_bytes=_count("codec_pipeline.shard_index_cache_bytes", least=0, default=_INDEX_CACHE),
@@ -128,42 +166,9 @@ class Options:
         )
 
 
-def automatic_memory_bytes() -> int:
-    """Give a quarter of the memory that this process may use, at most 1 GiB."""
-    return min(_usable_memory() // 4, _MOST_MEMORY)
-
-
-def _usable_memory() -> int:
-    """Bytes of memory that the machine has, or the control group allows, whichever is less."""
-    # Windows does not say: there it is as much as makes no difference.
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 * _MOST_MEMORY
-    amounts = [physical]
-    for path in _cgroup_limits():
-        try:
-            amounts.append(int(path.read_text(encoding="ascii")))
-        except (OSError, ValueError):
-            # No such file, or the word "max".
-            continue
-    return min(amount for amount in amounts if amount > 0)
-
-
-def _cgroup_limits() -> list[Path]:
-    """Files that may hold a limit: of this control group and of each above it, versions 2 and 1."""
-    root = Path("/sys/fs/cgroup")
-    files = [root / "memory.max", root / "memory/memory.limit_in_bytes"]
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return files
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        names = Path(group.lstrip("/"))
-        for above in (names, *names.parents):
-            if controllers == "":
-                files.append(root / above / "memory.max")
-            elif "memory" in controllers.split(","):
-                files.append(root / "memory" / above / "memory.limit_in_bytes")
-    return files
+_options = _unless_changed(Options._read)  # noqa: SLF001  # its own module
+array_config = _unless_changed(lambda: ArrayConfig.from_dict({}))
+"""What zarr's own options say of an array."""
 
 
 def _count(name: str, *, least: int = 1, default: int = 0) -> int:

@@ -17,8 +17,9 @@ from zarr.storage import LocalStore, MemoryStore
 
 import zarrs_async
 from zarrs_async import _rust
-from zarrs_async._config import Options, automatic_memory_bytes
+from zarrs_async._config import Options
 from zarrs_async._explain import PATH
+from zarrs_async._machine import automatic_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
