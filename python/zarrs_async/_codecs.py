@@ -20,12 +20,13 @@ import zarr.dtype as zd
 from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
 from zarr.codecs import ShardingCodec
 from zarr.codecs._v2 import V2Codec
-from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer, cpu
 from zarr.core.metadata import ArrayV2Metadata
 from zarr.core.sync import sync
 
 from zarrs_async import _rust
+from zarrs_async._config import array_config
 from zarrs_async._metadata import chain, encoding_v2, fill_value, sharding
 from zarrs_async.exceptions import UnsupportedError
 
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from zarr.abc.codec import Codec
+    from zarr.core.dtype import ZDType
     from zarr.core.metadata import ArrayMetadata
 
 
 _BYTES: list[dict[str, Any]] = [{"name": "bytes"}]
 """A chain that is known for certain."""
+_json = json.JSONEncoder(default=operator.index).encode
 _in_step: ContextVar[bool] = ContextVar("zarrs_async_in_step", default=False)
 
 
@@ -130,10 +133,28 @@ class Step:
         return specs
 
 
+def describe_native(metadata: ArrayMetadata, codecs: Sequence[Codec]) -> str:
+    """Say as JSON how chunks are encoded, as if the engine ran all codecs, which it does for most arrays.
+
+    Parameters
+    ----------
+    metadata, codecs
+        As for `describe`.
+
+    Raises
+    ------
+    UnsupportedError
+        When a codec is of a class that the engine does not stand in for, or has such settings.
+    """
+    if isinstance(metadata, ArrayV2Metadata):
+        return _json(encoding_v2(metadata))
+    return _json({"codecs": _native_chain(codecs, metadata.dtype)})
+
+
 def describe(
     metadata: ArrayMetadata, codecs: Sequence[Codec], element: tuple[int, str, int, bool]
 ) -> tuple[str, list[Step]]:
-    """Say as JSON how chunks are encoded, and give the steps that it names.
+    """Say as JSON how chunks are encoded, and give the steps that it names: the codecs that Python runs.
 
     Parameters
     ----------
@@ -147,25 +168,26 @@ def describe(
     steps: list[Step] = []
     spec = chunk_spec(metadata)
     if not isinstance(metadata, ArrayV2Metadata):
-        described_all = _Chain(element, steps).describe(codecs, spec)
-        return json.dumps({"codecs": described_all}, default=operator.index), steps
+        return _json({"codecs": _Chain(element, steps).describe(codecs, spec)}), steps
     # Elements of this kind are known to their codecs only.
     if element[1] != "foreign":
         with contextlib.suppress(UnsupportedError):
-            described = json.dumps(encoding_v2(metadata), default=operator.index)
+            described = describe_native(metadata, codecs)
             if _rust.is_native(described, element[0], element[3]):
                 return described, steps
     steps.append(Step(codecs, spec))
-    return json.dumps({"first": 0, "step": _identity(steps[0])}), steps
+    return _json({"first": 0, "step": _identity(steps[0])}), steps
 
 
 def chunk_spec(metadata: ArrayMetadata) -> ArraySpec:
     """Give what zarr's codecs must know of a chunk; its shape has any lengths where those vary."""
     if isinstance(metadata, ArrayV2Metadata):
-        shape, config = metadata.chunks, ArrayConfig.from_dict({"order": metadata.order})
+        shape, config = metadata.chunks, array_config()
+        if config.order != metadata.order:
+            config = replace(config, order=metadata.order)
     else:
         shape = getattr(metadata.chunk_grid, "chunk_shape", (1,) * len(metadata.shape))
-        config = ArrayConfig.from_dict({})
+        config = array_config()
     return ArraySpec(
         shape=shape,
         dtype=metadata.dtype,
@@ -173,6 +195,12 @@ def chunk_spec(metadata: ArrayMetadata) -> ArraySpec:
         config=config,
         prototype=cpu.buffer_prototype,
     )
+
+
+def _native_chain(codecs: Sequence[Codec], data_type: ZDType[Any, Any]) -> list[dict[str, Any]]:
+    if len(codecs) == 1 and type(codec := codecs[0]) is ShardingCodec:
+        return [sharding(codec, _native_chain(codec.codecs, data_type))]
+    return chain(codecs, data_type)
 
 
 class _Chain:
@@ -219,8 +247,7 @@ class _Chain:
         return False
 
     def _knows(self, codecs: list[dict[str, Any]]) -> bool:
-        metadata = json.dumps({"codecs": codecs}, default=operator.index)
-        return _rust.is_native(metadata, self._size, self._big_endian)
+        return _rust.is_native(_json({"codecs": codecs}), self._size, self._big_endian)
 
     def _step(self, codecs: Sequence[Codec], spec: ArraySpec) -> dict[str, Any]:
         step = Step(codecs, spec)

@@ -7,7 +7,9 @@ needs, there is no store to read from, and everything is zarr's default pipeline
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,10 +19,10 @@ from zarr.core.buffer import cpu
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.metadata import ArrayV2Metadata
-from zarr.storage import StorePath
+from zarr.storage import LocalStore, StorePath
 
 from zarrs_async import _process, _rust
-from zarrs_async._codecs import chunk_spec, in_step
+from zarrs_async._codecs import chunk_spec, describe_native, in_step
 from zarrs_async._codecs import describe as describe_codecs
 from zarrs_async._config import Options
 from zarrs_async._metadata import element, empty, fill
@@ -88,7 +90,7 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
     store: Store | None = field(default=None, repr=False)
     options: Options = field(default_factory=Options.from_config, compare=False)
     _native: _Native | None = field(default=None, init=False, repr=False, compare=False)
-    # Made with the pipeline: credentials of the environment are those of that moment.
+    # Made with the pipeline: credentials of the environment are those of that moment. A directory has none.
     _description: Description | None = field(default=None, init=False, repr=False, compare=False)
 
     __module__ = "zarrs_async"
@@ -115,7 +117,8 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             When an option in ``zarr.config`` has a value that is not allowed.
         """
         made = cls(default=_default(array_metadata), metadata=array_metadata, store=store)
-        made._description = describe(store, direct_io=made.options.direct_io)  # its own class
+        if type(store) is not LocalStore:
+            made._description = describe(store, direct_io=made.options.direct_io)  # its own class
         _process.configure(made.options)
         return made
 
@@ -361,5 +364,10 @@ def _native_array(
         With the cause, when the engine cannot do it.
     """
     layout = element(metadata)
-    described, steps = describe_codecs(metadata, codecs, layout)
-    return _rust.NativeArray(described, steps, layout, fill(metadata), description, options)
+    made = partial(_rust.NativeArray, element=layout, fill=fill(metadata), store=description, options=options)
+    # Elements of this kind are known to their codecs only.
+    if layout[1] != "foreign":
+        # To ask for each codec takes several times as long.
+        with suppress(UnsupportedError):
+            return made(describe_native(metadata, codecs), [])
+    return made(*describe_codecs(metadata, codecs, layout))
