@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from zarrs_async import _boto
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from zarr.abc.store import Store
 
@@ -87,7 +88,7 @@ class Remote:
         return any(not isinstance(value, str) for _, value in self.options + self.client_options)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Description:
     """Where a store's objects are.
 
@@ -149,6 +150,13 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
     Description
         With what the engine itself reads and writes, or without where the store is foreign.
     """
+    global _last  # noqa: PLW0603  # one for the process
+    where = place(store)
+    state = (type(store), direct_io, *getattr(store, "__dict__", ()))
+    last = _last[0]()
+    # The arrays of a data set have one store. What else there is depends on the environment, which changes.
+    if last is not None and last.store is store and last.place == where and _last[1] == state:
+        return last
     native: Local | Remote | None = None
     if not _is_changed(store):
         match _class_of(store):
@@ -158,7 +166,14 @@ def describe(store: Store, *, direct_io: bool = False) -> Description:
                 native = _obstore(getattr(store, "store", None), direct_io=direct_io)
             case "zarr.storage._fsspec.FsspecStore":
                 native = _fsspec(store, direct_io=direct_io)
-    return Description(store, place(store), native)
+    description = Description(store, where, native)
+    if isinstance(native, Local):
+        _last = ref(description), state
+    return description
+
+
+_last: tuple[Callable[[], Description | None], tuple[object, ...]] = (lambda: None), ()
+"""The last description of a directory, while an array has it; and what it was made from besides the place."""
 
 
 def place(store: Store) -> tuple[object, ...]:
@@ -182,7 +197,7 @@ def place(store: Store) -> tuple[object, ...]:
 
 def is_utf8(text: str) -> bool:
     """Tell whether a key or a variable is UTF-8: Python holds any other byte as a lone surrogate."""
-    return re.search("[\ud800-\udfff]", text) is None
+    return text.isascii() or re.search("[\ud800-\udfff]", text) is None
 
 
 def _class_of(value: object) -> str:
@@ -205,8 +220,9 @@ def _is_changed(value: object) -> bool:
 
 
 def _zarr_local(store: Any, *, direct_io: bool) -> Local:  # noqa: ANN401  # one class, but for mypy
+    root = Path(store.root)
     # Both join by the rules of the operating system.
-    return Local(str(Path.cwd() / store.root), _FILE, direct_io)
+    return Local(str(root if root.is_absolute() else Path.cwd() / root), _FILE, direct_io)
 
 
 def _obstore(store: Any, *, direct_io: bool) -> Local | Remote | None:  # noqa: ANN401  # obstore need not be there
