@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use pyo3::{PyTypeInfo, intern};
 use pyo3_async_runtimes::TaskLocals;
@@ -316,9 +317,9 @@ impl Share<'_> {
         if self.resolved.is_empty() && self.calls.is_empty() && self.cancelled.is_empty() {
             return Ok(());
         }
-        let serve = py
-            .import(intern!(py, "zarrs_async._loop"))?
-            .getattr(intern!(py, "serve"))?;
+        // To ask for the module each time takes longer than all the rest.
+        static SERVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let serve = SERVE.import(py, "zarrs_async._loop", "serve")?;
         let cancelled = PyList::new(py, self.cancelled)?;
         let arguments = (serve, self.resolved, self.calls, cancelled);
         let sent = self
