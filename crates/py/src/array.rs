@@ -19,8 +19,8 @@ use zarrs_async_core::{
 use crate::batch::{self, Context};
 use crate::call;
 use crate::codec::PyCodec;
-use crate::errors;
 use crate::interpreter::{Message, Outcome};
+use crate::layouts;
 use crate::process::Process;
 use crate::spec::Specs;
 use crate::store::{Described, Description};
@@ -139,14 +139,12 @@ impl NativeArray {
             swap_unit,
             big_endian,
         };
-        let parsed: serde_json::Value = serde_json::from_str(metadata)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let process = Process::current()?;
         let steps = steps.iter().map(|step| {
             PyCodec::new(step, &process).map(|codec| -> Arc<dyn ForeignCodec> { Arc::new(codec) })
         });
         let steps: Vec<_> = steps.collect::<PyResult<_>>()?;
-        let layout = layout(&parsed, &element, &steps).map_err(|error| errors::raise(&error))?;
+        let layout = process.layouts.of(metadata, &element, &steps)?;
         let steps = steps.iter().map(|step| step.name().to_owned()).collect();
         let settings = Settings {
             chunk_concurrent_maximum: options.chunk_concurrent_maximum,
@@ -425,24 +423,12 @@ fn spawn(
 ///     Whether elements are big-endian in memory.
 #[pyfunction]
 pub(crate) fn is_native(metadata: &str, size: usize, big_endian: bool) -> PyResult<bool> {
-    let metadata =
-        serde_json::from_str(metadata).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let metadata = layouts::parse(metadata)?;
     let element = Element {
         size,
         kind: Kind::Bits,
         swap_unit: size,
         big_endian,
     };
-    Ok(layout(&metadata, &element, &[]).is_ok())
-}
-
-fn layout(
-    metadata: &serde_json::Value,
-    element: &Element,
-    foreign: &[Arc<dyn ForeignCodec>],
-) -> Result<Layout, Error> {
-    if metadata["codecs"].is_array() {
-        return Layout::from_v3(&metadata["codecs"], element.big_endian, foreign);
-    }
-    Layout::from_v2(metadata, element, foreign)
+    Ok(layouts::layout(&metadata, &element, &[]).is_ok())
 }

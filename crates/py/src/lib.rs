@@ -18,6 +18,7 @@ mod direct;
 mod errors;
 mod indexing;
 mod interpreter;
+mod layouts;
 mod process;
 mod spec;
 mod store;

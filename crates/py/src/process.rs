@@ -15,6 +15,7 @@ use zarrs_async_core::{Engine, Limits};
 use crate::codec::Calls;
 use crate::errors;
 use crate::interpreter::Interpreter;
+use crate::layouts::Layouts;
 
 /// Threads that serve sockets, TLS included, and decode the smallest bodies: as many as there are CPUs, in
 /// these bounds.
@@ -32,6 +33,7 @@ pub(crate) struct Process {
     pub(crate) interpreter: Interpreter,
     /// Calls of Python's codecs.
     pub(crate) calls: Arc<Calls>,
+    pub(crate) layouts: Layouts,
 }
 
 impl Process {
@@ -76,6 +78,7 @@ impl Process {
             engine,
             interpreter,
             calls: Arc::default(),
+            layouts: Layouts::default(),
         })
     }
 
