@@ -156,6 +156,40 @@ def test_elements_of_another_type_are_refused_as_zarr_refuses_them() -> None:
         assert not stored(array)
 
 
+@pytest.mark.parametrize(
+    "layout", [{"zarr_format": 2, "order": "F"}, {"zarr_format": 3}, {"zarr_format": 3, "shards": (60, 80)}]
+)
+def test_strings_are_read_into_objects(layout: dict[str, Any]) -> None:
+    """As many in a chunk as take more than one visit to the interpreter; views that leave gaps; missing chunks."""
+    texts = np.array([f"{TEXTS[at % len(TEXTS)]}{at}" for at in range(4800)], dtype=object).reshape(60, 80)
+    store = MemoryStore()
+    array = created(store, DEFAULT, shape=(90, 80), chunks=(60, 80), dtype="string", fill_value="nöthing", **layout)
+    array[:60] = texts
+    selections: list[Any] = [..., (slice(3, 80, 7), slice(None)), (slice(50, 70), slice(None, None, 3)), (59, 5)]
+    for selection in selections:
+        shape = np.empty((90, 80), dtype=bool)[selection].shape
+        reads = []
+        for path in (OURS, DEFAULT):
+            whole = np.full(tuple(2 * length + 1 for length in shape), "before", dtype=object)
+            out = whole[tuple(slice(1, None, 2) for _ in shape)] if shape else whole
+            opened(store, path).get_basic_selection(selection, out=NDBuffer.from_numpy_array(out))
+            reads.append(whole.tolist())
+        assert reads[0] == reads[1]
+
+
+def test_objects_that_strings_replace_are_let_go() -> None:
+    array = created(MemoryStore(), OURS, shape=(4,), dtype="string")
+    array[...] = [f"a string of its own, {at}" for at in range(4)]
+    out = np.empty(4, dtype=object)
+    out[:] = [str(index) * 9 for index in range(4)]
+    before = out.tolist()
+    array.get_basic_selection(..., out=NDBuffer.from_numpy_array(out))
+    assert out.tolist() == np.asarray(array[...]).tolist()
+    # The list's, the loop's, and the one that is counted here.
+    assert [sys.getrefcount(element) for element in before] == [3] * 4
+    assert [sys.getrefcount(element) for element in out] == [3] * 4
+
+
 def test_references_are_counted() -> None:
     """Each element that is read has one reference, the array's; and what an array held before is let go."""
     array = created(MemoryStore(), OURS, shape=(4,), dtype=DTYPES["binary"])

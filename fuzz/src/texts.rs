@@ -102,14 +102,15 @@ impl TextMemory {
 struct Places(Kind);
 
 impl Texts for Places {
+    fn size(&self) -> usize {
+        size_of::<Place>()
+    }
+
     fn may_wait(&self) -> bool {
         false
     }
 
-    unsafe fn put(
-        &self,
-        texts: &mut dyn Iterator<Item = (*mut u8, &[u8])>,
-    ) -> std::result::Result<(), Error> {
+    unsafe fn put(&self, texts: &[(*mut u8, &[u8])]) -> std::result::Result<(), Error> {
         for (place, text) in texts {
             assert!(self.0 == Kind::Binary || std::str::from_utf8(text).is_ok());
             // SAFETY: the engine gives elements of the array only.

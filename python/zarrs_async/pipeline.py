@@ -209,7 +209,9 @@ class ZarrsAsyncCodecPipeline(CodecPipeline):
             return await self.default.read(batch, out, drop_axes) or ()
         array: Any = out.as_ndarray_like()
         dtype = self.dtype
-        if array.dtype == dtype and array.flags.writeable:
+        # Strings go into objects at once, as numpy would make them of its own.
+        as_it_is = array.dtype == dtype or (array.dtype.kind == "O" and dtype.kind == "T")
+        if as_it_is and array.flags.writeable:
             return await _run(native.read, batch, array, drop_axes)
         # numpy converts on assignment, and so does a pipeline.
         converted = empty(array.shape, dtype)

@@ -63,6 +63,7 @@ pub(crate) fn parse(
         broadcast: !reading,
     };
     let extent = memory.buffer.extent();
+    let itemsize = memory.buffer.itemsize(element.size);
     let mut items = Vec::with_capacity(batch_info.len().unwrap_or(0));
     let mut read: Option<Read<'_>> = None;
     let mut config = None;
@@ -85,7 +86,7 @@ pub(crate) fn parse(
         let out = info.get_item(3)?;
         let selection = indexing::selection(&chunk, &out, shape, outside, drop_axes)?;
         selection
-            .check(shape, element.size, extent.clone())
+            .check(shape, itemsize, extent.clone())
             .map_err(|error| errors::raise(&error))?;
         let complete = info.get_item(4)?.is_truthy()?;
         items.push(Item {

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -110,6 +110,7 @@ struct Strings {
     functions: Functions,
     /// Address of the array's data type; the array, which the buffer's owner holds, keeps it.
     descr: usize,
+    size: usize,
 }
 
 /// The right to pack and load strings, until dropped.
@@ -133,6 +134,7 @@ impl Strings {
         Ok(Self {
             functions: Functions::get(array.py())?,
             descr: array.dtype().as_ptr() as usize,
+            size: array.dtype().itemsize(),
         })
     }
 
@@ -149,12 +151,16 @@ impl Strings {
 }
 
 impl Texts for Strings {
+    fn size(&self) -> usize {
+        self.size
+    }
+
     fn may_wait(&self) -> bool {
         false
     }
 
     #[expect(unsafe_code, reason = "numpy's C interface")]
-    unsafe fn put(&self, texts: &mut dyn Iterator<Item = (*mut u8, &[u8])>) -> Result<(), Error> {
+    unsafe fn put(&self, texts: &[(*mut u8, &[u8])]) -> Result<(), Error> {
         let allocator = self.allocator();
         for (place, text) in texts {
             // SAFETY: the caller vouches for the place; the text is UTF-8, as whoever decodes it has checked.
@@ -282,18 +288,20 @@ impl From<PyErr> for Work {
 }
 
 impl Texts for Objects {
+    fn size(&self) -> usize {
+        size_of::<*mut PyObject>()
+    }
+
     fn may_wait(&self) -> bool {
         true
     }
 
     #[expect(unsafe_code, reason = "references are exchanged in place")]
-    unsafe fn put(&self, texts: &mut dyn Iterator<Item = (*mut u8, &[u8])>) -> Result<(), Error> {
+    unsafe fn put(&self, texts: &[(*mut u8, &[u8])]) -> Result<(), Error> {
         self.attached("decoded", |py| {
-            for (place, text) in texts {
+            for &(place, text) in texts {
                 let object = if self.kind == Kind::Text {
-                    let text = std::str::from_utf8(text)
-                        .map_err(|error| PyValueError::new_err(error.to_string()))?;
-                    PyString::new(py, text).into_any()
+                    PyString::from_bytes(py, text)?.into_any()
                 } else {
                     PyBytes::new(py, text).into_any()
                 };

@@ -94,18 +94,13 @@ impl<'a> Texts<'a> {
         Ok(encoded)
     }
 
-    /// Puts a run of elements into the caller's array.
-    fn put(&self, access: &Access<'_>, run: Run, size: usize) -> Result<(), Error> {
-        access.put_texts(run, size, |offset| self.get(offset / size))
-    }
-
     /// Takes a run of elements from the caller's array.
-    fn take(&mut self, access: &Access<'_>, run: Run, size: usize) -> Result<(), Error> {
+    fn take(&mut self, access: &Access<'_>, run: Run) -> Result<(), Error> {
         let bytes = self.bytes.to_mut();
-        access.take_texts(run, size, |offset, text| {
+        access.take_texts(run, |at, text| {
             let start = bytes.len();
             append(bytes, text)?;
-            self.places[offset / size] = start..bytes.len();
+            self.places[at] = start..bytes.len();
             Ok(())
         })
     }
@@ -120,14 +115,16 @@ pub(crate) fn place(
     work: Work<'_>,
 ) -> Result<(), Error> {
     let texts = Texts::decode(spec, chain.decode_variable(spec, encoded, work.options)?)?;
-    let (strides, size) = (chain.strides(spec), spec.element.size);
+    let strides = strides(chain, spec);
     for want in wants {
         let Some(access) = want.out.enter() else {
             continue;
         };
-        each_run(want.selection, &strides, size, |run| {
-            texts.put(&access, run, size)
+        let mut putter = access.putter(want.selection.len())?;
+        each_run(want.selection, &strides, |run| {
+            putter.put(run, |at| texts.get(at))
         })?;
+        putter.finish()?;
     }
     Ok(())
 }
@@ -139,9 +136,11 @@ pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) -> Result<(), Error> {
         let Some(access) = want.out.enter() else {
             continue;
         };
-        each_run(want.selection, &strides, spec.element.size, |run| {
-            access.put_texts(run, spec.element.size, |_| &spec.fill)
+        let mut putter = access.putter(want.selection.len())?;
+        each_run(want.selection, &strides, |run| {
+            putter.put(run, |_| &spec.fill)
         })?;
+        putter.finish()?;
     }
     Ok(())
 }
@@ -168,11 +167,9 @@ pub(crate) fn update(
         None => Texts::filled(spec, &spec.fill)?,
     };
     let access = values.enter()?;
-    let (strides, size) = (chain.strides(spec), spec.element.size);
+    let strides = strides(chain, spec);
     for selection in selections {
-        each_run(selection, &strides, size, |run| {
-            texts.take(&access, run, size)
-        })?;
+        each_run(selection, &strides, |run| texts.take(&access, run))?;
     }
     drop(access);
     if !values.write_empty && texts.iter().all(|text| text == spec.fill) {
@@ -195,16 +192,24 @@ pub(crate) fn encode_empty(
 fn each_run(
     selection: &Selection,
     strides: &[i64],
-    size: usize,
     mut visit: impl FnMut(Run) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut outcome = Ok(());
-    runs(selection, strides, size, |run| {
+    runs(selection, strides, 1, |run| {
         if outcome.is_ok() {
             outcome = visit(run);
         }
     });
     outcome
+}
+
+/// The decoded chunk's strides, in elements: so are the offsets of runs here.
+#[expect(clippy::cast_possible_wrap, reason = "item sizes fit")]
+fn strides(chain: &Chain, spec: &ChunkSpec) -> Vec<i64> {
+    let strides = chain.strides(spec).into_iter();
+    strides
+        .map(|stride| stride / spec.element.size as i64)
+        .collect()
 }
 
 fn count(spec: &ChunkSpec) -> Result<usize, Error> {

@@ -19,9 +19,13 @@ use std::sync::Arc;
 use crate::copy::gate::Gate;
 use crate::copy::strided::Run;
 use crate::error::Error;
+use crate::memory::reserve;
 
 /// How elements of variable length stand in the caller's array, which holds references to them.
 pub trait Texts: Debug + Send + Sync {
+    /// Bytes of one element of the array.
+    fn size(&self) -> usize;
+
     /// Whether the calls may wait, so that they are made on threads that may.
     fn may_wait(&self) -> bool;
 
@@ -33,7 +37,7 @@ pub trait Texts: Debug + Send + Sync {
     /// # Safety
     /// Each place is an element of the array, and nobody else uses it meanwhile.
     #[expect(unsafe_code, reason = "the caller vouches for the places")]
-    unsafe fn put(&self, texts: &mut dyn Iterator<Item = (*mut u8, &[u8])>) -> Result<(), Error>;
+    unsafe fn put(&self, texts: &[(*mut u8, &[u8])]) -> Result<(), Error>;
 
     /// Hands the text at each place to `then`, in order.
     ///
@@ -132,6 +136,12 @@ impl OutBuffer {
         self.extent.clone()
     }
 
+    /// Bytes of one element of the caller's array, where a chunk's elements have `size` bytes.
+    #[must_use]
+    pub fn itemsize(&self, size: usize) -> usize {
+        self.texts.as_ref().map_or(size, |texts| texts.size())
+    }
+
     /// Begins to use the memory, or `None` once the buffer is closed.
     pub(crate) fn enter(&self) -> Option<Access<'_>> {
         self.gate.enter().then(|| Access { buffer: self })
@@ -186,6 +196,47 @@ impl Drop for Access<'_> {
     }
 }
 
+/// Texts on their way to their places. Many are put at once, for to put any may take the interpreter lock.
+#[derive(Debug)]
+pub(crate) struct Putter<'a, 't> {
+    access: &'a Access<'a>,
+    texts: &'a dyn Texts,
+    /// Places of the buffer that `access` is of.
+    elements: Vec<(*mut u8, &'t [u8])>,
+}
+
+impl<'t> Putter<'_, 't> {
+    /// So few that the lock is held for a fraction of a millisecond.
+    const MOST: usize = 4096;
+
+    /// Puts texts at every place of a run, some of them later; `text` gives the one at an offset of the chunk.
+    pub(crate) fn put(&mut self, run: Run, text: impl Fn(usize) -> &'t [u8]) -> Result<(), Error> {
+        let access = self.access;
+        access
+            .places(run, self.texts.size())
+            .try_for_each(|(at, place)| {
+                self.elements.push((place, text(at)));
+                if self.elements.len() < Self::MOST {
+                    return Ok(());
+                }
+                self.finish()
+            })
+    }
+
+    /// Puts those that are left.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        if self.elements.is_empty() {
+            return Ok(());
+        }
+        #[expect(unsafe_code, reason = "the caller's array")]
+        // SAFETY: all places were checked to lie within the buffer, an item's size apart; no other job is given
+        // them (point 3), and the pass keeps the buffer open.
+        let put = unsafe { self.texts.put(&self.elements) };
+        self.elements.clear();
+        put
+    }
+}
+
 impl Access<'_> {
     /// Copies a run of elements from a decoded chunk into the buffer.
     pub(crate) fn scatter(&self, chunk: &[u8], run: Run, itemsize: usize) {
@@ -214,40 +265,33 @@ impl Access<'_> {
         }
     }
 
-    /// Puts texts at every place of a run; `text` gives the one at an offset of the chunk.
-    pub(crate) fn put_texts<'t>(
-        &self,
-        run: Run,
-        itemsize: usize,
-        text: impl Fn(usize) -> &'t [u8],
-    ) -> Result<(), Error> {
-        let mut texts = self
-            .places(run, itemsize)
-            .map(|(at, place)| (place, text(at)));
-        #[expect(unsafe_code, reason = "the caller's array")]
-        // SAFETY: all places were checked to lie within the buffer, an item's size apart; no other job is given
-        // them (point 3), and the pass keeps the buffer open.
-        unsafe {
-            self.texts()?.put(&mut texts)
-        }
+    /// Puts texts into the buffer, `count` in all runs together.
+    pub(crate) fn putter<'t>(&self, count: usize) -> Result<Putter<'_, 't>, Error> {
+        let mut elements = Vec::new();
+        reserve(&mut elements, count.min(Putter::MOST))?;
+        Ok(Putter {
+            access: self,
+            texts: self.texts()?,
+            elements,
+        })
     }
 
     /// Takes the text at every place of a run, each with its offset in the chunk.
     pub(crate) fn take_texts(
         &self,
         run: Run,
-        itemsize: usize,
         mut text: impl FnMut(usize, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut offsets = self.places(run, itemsize).map(|(at, _)| at);
+        let texts = self.texts()?;
+        let mut offsets = self.places(run, texts.size()).map(|(at, _)| at);
         let mut places = self
-            .places(run, itemsize)
+            .places(run, texts.size())
             .map(|(_, place)| place.cast_const());
         let mut then = |bytes: &[u8]| offsets.next().map_or(Ok(()), |at| text(at, bytes));
         #[expect(unsafe_code, reason = "the caller's array")]
-        // SAFETY: as in `put_texts`, and nobody writes to a buffer of values (point 3).
+        // SAFETY: as in `Putter::finish`, and nobody writes to a buffer of values (point 3).
         unsafe {
-            self.texts()?.take(&mut places, &mut then)
+            texts.take(&mut places, &mut then)
         }
     }
 
