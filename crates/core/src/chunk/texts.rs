@@ -45,6 +45,8 @@ impl<'a> Texts<'a> {
             let reason = format!("it holds {stored} elements where the chunk has {count}");
             return Err(Error::decode(codec, reason));
         }
+        // Lengths below 128 are ASCII too: most chunks are looked at once, not text by text.
+        let is_checked = spec.element.kind != Kind::Text || bytes[NUMBER..].is_ascii();
         let mut places = Vec::new();
         reserve(&mut places, count)?;
         let mut at = NUMBER;
@@ -52,7 +54,7 @@ impl<'a> Texts<'a> {
             let length: usize = number(at).ok_or_else(short)?;
             at += NUMBER;
             let text = bytes.get(at..at + length).ok_or_else(short)?;
-            if spec.element.kind == Kind::Text && std::str::from_utf8(text).is_err() {
+            if !is_checked && std::str::from_utf8(text).is_err() {
                 return Err(Error::decode(codec, "an element is not UTF-8"));
             }
             places.push(at..at + length);
