@@ -314,11 +314,11 @@ impl Share<'_> {
     }
 
     fn send(self, py: Python<'_>, engine: &Engine) -> PyResult<()> {
+        // To ask for the module each time takes longer than all the rest.
+        static SERVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         if self.resolved.is_empty() && self.calls.is_empty() && self.cancelled.is_empty() {
             return Ok(());
         }
-        // To ask for the module each time takes longer than all the rest.
-        static SERVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let serve = SERVE.import(py, "zarrs_async._loop", "serve")?;
         let cancelled = PyList::new(py, self.cancelled)?;
         let arguments = (serve, self.resolved, self.calls, cancelled);
