@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,46 @@ def test_bench_tells_of_a_pipeline_that_fails(place: str, monkeypatch: pytest.Mo
     [error] = {result["error"] for result in results if result["pipeline"] == "zarr, batched"}
     assert error == "RuntimeError: not [today]"
     assert "not [today]" in run("bench", f"{place}/a", "--rounds", "1").stdout
+
+
+def test_bench_draws_what_it_prints(place: str, tmp_path: Path) -> None:
+    results = told("bench", f"{place}/a", "--rounds", "1", "--plot", str(tmp_path / "medians.svg"))
+    words = re.findall("<text[^>]*>([^<]*)</text>", (tmp_path / "medians.svg").read_text())
+    for name in ("read", "pipeline"):
+        assert {result[name] for result in results} <= set(words)
+    assert [word.rpartition("(")[2] for word in words if word.endswith("×)")] == [
+        f"{result['ratio']:.2f} ×)" for result in results
+    ]
+    assert run("bench", f"{place}/a", "--rounds", "1", "--plot", str(tmp_path / "medians.png")).exit_code == 0
+    assert (tmp_path / "medians.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_tells_of_failures_and_no_secrets(tmp_path: Path) -> None:
+    from zarrs_async.cli.bench import Result  # noqa: PLC0415  # as for `run`
+    from zarrs_async.cli.plot import draw  # noqa: PLC0415  # as above
+
+    file = tmp_path / "medians.svg"
+    results = [Result("whole 64", "zarrs-async", 0.25, 4, 1), Result("whole 64", "zarr, batched", error="not today")]
+    for place, name in [
+        ("https://user:secret@host/a$b$.zarr/?key=secret", "a$b$.zarr"),
+        ("https://secret@host", "array"),
+        ("some/a.zarr", "a.zarr"),
+    ]:
+        draw(results, place, file)
+        drawn = file.read_text()
+        assert "secret" not in drawn
+        for words in (name, "zarr, batched", "failed", "250.0 ms (1.00 ×)"):
+            assert f">{words}<" in drawn
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = str(tmp_path / "none.zarr")
+    assert "must end in .png or .svg, but is 'a.pdf'" in failed("bench", none, "--plot", "a.pdf")
+    assert f"there is no directory {tmp_path}/none" in failed("bench", none, "--plot", str(tmp_path / "none" / "a.png"))
+    monkeypatch.setattr("zarrs_async.cli.plot.find_spec", lambda _: None)
+    assert "--plot needs matplotlib: pip install matplotlib" in failed("bench", none, "--plot", "a.png")
 
 
 def test_demo_writes_reads_and_draws(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path  # noqa: TC003  # typer looks at annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from zarrs_async._explain import PATH
 from zarrs_async.cli import bench as benching
 from zarrs_async.cli import demo as demonstration
 from zarrs_async.cli import doctor as doctoring
+from zarrs_async.cli import plot as plotting
 from zarrs_async.cli.places import PlaceError, opened, selection
 from zarrs_async.exceptions import ZarrsAsyncError
 
@@ -45,7 +47,7 @@ def _explained() -> Iterator[None]:
     """Turn what a user can mend into one line and exit code 1."""
     try:
         yield
-    except (PlaceError, ZarrsAsyncError, IndexError) as error:
+    except (PlaceError, plotting.PlotError, ZarrsAsyncError, IndexError) as error:
         _err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
@@ -93,20 +95,30 @@ def explain(
 
 
 @app.command()
-def bench(
+def bench(  # noqa: PLR0913  # each is an option of the command
     place: Place,
     *,
     mib: Annotated[float, typer.Option(min=0, help="Decoded MiB to read at most, in each round.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="How often each read is timed.")] = 5,
+    plot: Annotated[Path | None, typer.Option(help="Draw the medians too, into this .png or .svg.")] = None,
     anonymous: Anonymous = False,
     as_json: AsJson = False,
 ) -> None:
     """Read an array through the installed pipelines, side by side."""
     with _explained():
+        if plot is not None:
+            plotting.check(plot)
         results = benching.bench(place, mib=mib, rounds=rounds, anonymous=anonymous)
     if as_json:
         _print_json([asdict(result) for result in results])
-        return
+    else:
+        _print_results(results, place)
+    if plot is not None:
+        with _explained():
+            plotting.draw(results, place, plot)
+
+
+def _print_results(results: list[benching.Result], place: str) -> None:
     table = Table("read", "pipeline", title=place)
     for column in ("seconds", "MiB/s", "× zarrs-async"):
         table.add_column(column, justify="right")
