@@ -91,6 +91,10 @@ test-oldest: ## pytest on the oldest Python, with the newest zarr for it
 test-zarr: $(VENV)/.develop $(VENV)/.test ## zarr's own tests with our pipeline; make test-zarr ARGS=tests/test_indexing.py or ARGS=--quick
 	$(BIN)/python tests/zarr_suite.py $(ARGS)
 
+.PHONY: test-zarr-oldest
+test-zarr-oldest: ## the same on the oldest Python, with the newest zarr for it
+	@python=$$(.ci/find-python 3.11) && $(MAKE) test-zarr PYTHON="$$python"
+
 .PHONY: test-numcodecs
 test-numcodecs: $(VENV)/.develop $(VENV)/.test ## the chunks that numcodecs' own tests keep, read by our pipeline
 	$(BIN)/python -m pytest tests/numcodecs_fixtures.py $(ARGS)

@@ -14,11 +14,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from oracle import OURS
+from packaging.specifiers import SpecifierSet
 
 from support.sdists import sdist
 
@@ -31,16 +33,19 @@ LISTS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_t
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests whose failure is known."""
+    of_this_zarr = [known for known in LISTS["known"] if version("zarr") in SpecifierSet(known.get("zarr", ""))]
     for item in items:
-        for known in LISTS["known"]:
+        for known in of_this_zarr:
             if any(fnmatch.fnmatchcase(item.nodeid, f"tests/{test}") for test in known["tests"]):
                 item.add_marker(pytest.mark.xfail(reason=known["reason"], strict=False))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run zarr's tests, all of them unless some are named."""
+    suite = sdist("zarr")
     names = [argument for argument in arguments if argument != "--quick"]
-    quick = ["tests/" + test for test in LISTS["quick"]] if "--quick" in arguments else []
+    # An older zarr does not have all of them.
+    quick = [f"tests/{test}" for test in LISTS["quick"] if "--quick" in arguments and (suite / "tests" / test).exists()]
     if not quick and not any(name.startswith("tests/") for name in names):
         quick = ["tests"]
     options = [
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         "ZARR_CODEC_PIPELINE__PATH": OURS,
     }
     command = [sys.executable, "-m", "pytest", *options, *names, *quick]
-    return subprocess.run(command, cwd=sdist("zarr"), env=environment, check=False).returncode  # noqa: S603  # zarr's tests
+    return subprocess.run(command, cwd=suite, env=environment, check=False).returncode  # noqa: S603  # zarr's tests
 
 
 if __name__ == "__main__":
