@@ -127,7 +127,7 @@ class Options:
 
     @classmethod
     def from_config(cls) -> Options:
-        """Read ``zarr.config``; anew only if it has changed.
+        """Read ``zarr.config``, or give what was read before if it has not changed.
 
         Raises
         ------

@@ -44,7 +44,7 @@ pub(crate) struct Work<'a> {
 
 /// Keeps decoded chunks of one object.
 pub(crate) trait Keep: std::fmt::Debug + Sync {
-    /// Whether a subchunk of so many bytes is to be kept: `at_once`, or because it was asked for before.
+    /// Whether to keep a subchunk of `nbytes`: the first time if `at_once`, else from the second time on.
     fn wants(&self, subchunk: usize, nbytes: usize, at_once: bool) -> bool;
 
     /// Keeps a subchunk as [`scatter`] takes it.
@@ -232,10 +232,7 @@ fn place_chunk(
     let strides = chain.strides(spec);
     let part = part_worth_decoding(chain, spec, &strides, wants);
     if let Some((keep, subchunk)) = work.keep {
-        let selections = wants.iter().map(|want| want.selection);
-        let whole = selections
-            .clone()
-            .any(|selection| selection.covers(&spec.shape));
+        let whole = wants.iter().any(|want| want.selection.covers(&spec.shape));
         // What is wanted whole, or costs little by itself, is kept when it is wanted again.
         let at_once = !whole && part.is_none();
         if keep.wants(subchunk, spec.nbytes().unwrap_or(usize::MAX), at_once) {

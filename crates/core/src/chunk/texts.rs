@@ -117,34 +117,12 @@ pub(crate) fn place(
     work: Work<'_>,
 ) -> Result<(), Error> {
     let texts = Texts::decode(spec, chain.decode_variable(spec, encoded, work.options)?)?;
-    let strides = strides(chain, spec);
-    for want in wants {
-        let Some(access) = want.out.enter() else {
-            continue;
-        };
-        let mut putter = access.putter(want.selection.len())?;
-        each_run(want.selection, &strides, |run| {
-            putter.put(run, |at| texts.get(at))
-        })?;
-        putter.finish()?;
-    }
-    Ok(())
+    put(wants, &strides(chain, spec), |at| texts.get(at))
 }
 
 /// Puts the fill value wherever something is wanted.
 pub(crate) fn fill(spec: &ChunkSpec, wants: &[Want<'_>]) -> Result<(), Error> {
-    let strides = vec![0; spec.shape.len()];
-    for want in wants {
-        let Some(access) = want.out.enter() else {
-            continue;
-        };
-        let mut putter = access.putter(want.selection.len())?;
-        each_run(want.selection, &strides, |run| {
-            putter.put(run, |_| &spec.fill)
-        })?;
-        putter.finish()?;
-    }
-    Ok(())
+    put(wants, &vec![0; spec.shape.len()], |_| &spec.fill)
 }
 
 /// Appends the chunk that holds `existing` with the selected elements replaced to `into`; appends nothing and
@@ -189,6 +167,22 @@ pub(crate) fn encode_empty(
 ) -> Result<bool, Error> {
     let texts = Texts::filled(spec, &spec.fill)?;
     chain.encode(spec, &texts.encode(spec)?, into)
+}
+
+fn put<'t>(
+    wants: &[Want<'_>],
+    strides: &[i64],
+    text: impl Fn(usize) -> &'t [u8],
+) -> Result<(), Error> {
+    for want in wants {
+        let Some(access) = want.out.enter() else {
+            continue;
+        };
+        let mut putter = access.putter(want.selection.len())?;
+        each_run(want.selection, strides, |run| putter.put(run, &text))?;
+        putter.finish()?;
+    }
+    Ok(())
 }
 
 fn each_run(

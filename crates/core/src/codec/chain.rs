@@ -236,8 +236,8 @@ impl Chain {
 
     /// Of the bytes of a decoded chunk, how many [`Chain::decode_part`] leaves out where `part` is wanted.
     pub(crate) fn spared(&self, part: &Range<usize>, nbytes: usize) -> usize {
-        let stage = self.stages.first().filter(|_| self.filters.is_empty());
-        stage.map_or(0, |stage| stage.spared(part, nbytes))
+        self.last_decoded()
+            .map_or(0, |stage| stage.spared(part, nbytes))
     }
 
     /// Decodes one chunk as [`Chain::decode`] does, but no more of it than is needed for the bytes in `part`, which
@@ -255,7 +255,7 @@ impl Chain {
         options: DecodeOptions,
     ) -> Result<(usize, &'a [u8]), Error> {
         let nbytes = nbytes(spec)?;
-        let Some(stage) = self.stages.first().filter(|_| self.filters.is_empty()) else {
+        let Some(stage) = self.last_decoded() else {
             return Ok((0, self.decode(spec, encoded, scratch, options)?));
         };
         let size = Size::Exactly(nbytes);
@@ -340,6 +340,11 @@ impl Chain {
             element.swap(decoded);
         }
         Ok(())
+    }
+
+    /// The stage that gives the decoded chunk, where no filter comes after it.
+    fn last_decoded(&self) -> Option<&Stage> {
+        self.stages.first().filter(|_| self.filters.is_empty())
     }
 
     /// Undoes all stages but the first, which gave something for a chunk of this `size`.

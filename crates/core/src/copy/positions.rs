@@ -67,23 +67,6 @@ impl Positions {
         }
     }
 
-    /// The same positions counted from the origin of the cell of this `length` that they all fall into.
-    #[expect(clippy::cast_possible_wrap, reason = "lengths of axes fit")]
-    pub(crate) fn within(&self, length: u64) -> Self {
-        let origin = |position: i64| position - position.rem_euclid(length as i64);
-        match self {
-            Self::Range { start, step, len } => Self::Range {
-                start: start - origin(*start),
-                step: *step,
-                len: *len,
-            },
-            Self::List(list) => {
-                let origin = list.first().map_or(0, |first| origin(*first));
-                Self::List(list.iter().map(|position| position - origin).collect())
-            }
-        }
-    }
-
     /// Those at `indexes`, as an arithmetic sequence where they are one.
     pub(crate) fn take(&self, indexes: &[usize]) -> Self {
         Self::from_list(indexes.iter().map(|index| self.get(*index)).collect())

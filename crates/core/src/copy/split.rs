@@ -25,11 +25,14 @@ pub(crate) enum Split {
 
 impl Split {
     /// Divides `selection` along subchunks of shape `subchunk`, of which a shard holds a `grid`.
+    #[expect(clippy::cast_possible_wrap, reason = "lengths of axes fit")]
     pub(crate) fn new(selection: &Selection, subchunk: &[u64], grid: &[u64]) -> Self {
         match selection {
             Selection::Grid { axes, base } if let Some(number) = only(axes, subchunk, grid) => {
                 let axes = axes.iter().zip(subchunk).map(|(axis, length)| {
-                    let chunk = axis.chunk.within(*length);
+                    let first = axis.chunk.get(0);
+                    let origin = first - first % *length as i64;
+                    let chunk = axis.chunk.slice(0, axis.chunk.len(), -origin);
                     let out = axis.out.clone();
                     Axis { chunk, out }
                 });

@@ -82,7 +82,7 @@ impl Bound {
         }
     }
 
-    /// Takes `count` permits, or all there can be where that is fewer, if so many are free.
+    /// As [`Bound::take`], but gives `None` where the permits are not free now.
     pub(crate) fn try_take(self: &Arc<Self>, count: usize) -> Option<Permit> {
         let wanted = u32::try_from(count.clamp(1, self.settle())).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.semaphore)

@@ -121,7 +121,7 @@ impl ChunkCache {
         Some(chunk.decoded.clone())
     }
 
-    /// Whether a chunk of so many bytes is to be kept: `at_once`, or because it was asked for before.
+    /// See [`Keep::wants`].
     fn wants(&self, id: &ObjectId, subchunk: usize, nbytes: usize, at_once: bool) -> bool {
         let mut entries = self.0.lock();
         if nbytes > entries.limit / LARGEST {
