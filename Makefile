@@ -37,15 +37,15 @@ example-tiles: $(VENV)/.develop $(VENV)/.test ## a tile server over an S3 server
 	$(BIN)/python examples/tile_server $(ARGS)
 
 .PHONY: test
-test: test-core test-loom test-cloud test-python ## all tests, on the newest Python found
+test: test-core test-loom test-cloud test-python ## all tests but the long ones, on the newest Python found (7 minutes)
 
-# With less optimisation, and without the examples, the tests are built in half the time, and run as fast.
-TESTS := --locked --release -p zarrs-async-core --lib --config 'profile.release.package.zarrs-async-core.opt-level=1'
+# Without optimisation the engine's tests are built in a quarter of the time, and take seconds longer to run.
+TESTS := --locked --release -p zarrs-async-core --config 'profile.release.package.zarrs-async-core.opt-level=0'
 
 .PHONY: test-core
 test-core: cargo ## the engine's tests, without Python
-	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run $(TESTS); else set -x; cargo test $(TESTS); fi
-	cargo test --locked --release -p zarrs-async-core --doc
+	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run $(TESTS) --lib; else set -x; cargo test $(TESTS) --lib; fi
+	cargo test $(TESTS) --doc
 
 # The server is held to what the authors of the client hold the real services to, before it is believed.
 .PHONY: test-cloud
@@ -61,8 +61,7 @@ test-loom: ## model check of the gate's atomics
 .PHONY: check-portable
 check-portable: cargo ## lints and tests of how local files are read and written outside of Linux
 	cargo clippy --locked --release -p zarrs-async-core --features portable -- -D warnings
-	cargo test --locked --release --config 'profile.release.package.zarrs-async-core.opt-level=0' \
-		-p zarrs-async-core --lib --features portable local
+	cargo test $(TESTS) --lib --features portable local
 
 # The feature keeps this build apart from others. What does not fit memory is an error here, as everywhere.
 .PHONY: test-asan
@@ -74,11 +73,14 @@ test-asan: cargo ## the engine's tests under AddressSanitizer
 fuzz: cargo ## fuzz targets, an hour each; make fuzz ARGS='--seconds 60 decode'
 	fuzz/run $(ARGS)
 
-# A process for each CPU; each starts servers of its own, hence no more than four.
 .PHONY: test-python
-test-python: $(VENV)/.develop $(VENV)/.test ## pytest; make test-python ARGS='-k cancel'
+test-python: $(VENV)/.develop $(VENV)/.test ## pytest, without what is marked long; make test-python ARGS='-k cancel'
 	@$(BIN)/python -c 'import platform, zarr; print("Python", platform.python_version(), "with zarr", zarr.__version__)'
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not long' $(ARGS)
+
+.PHONY: test-long
+test-long: $(VENV)/.develop $(VENV)/.test ## a short soak, and examples with processes of their own (1 minute)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long $(ARGS)
 
 .PHONY: test-browser
 test-browser: $(VENV)/.develop $(VENV)/.test $(VENV)/.browser ## the page of the tile server in a Chromium of the system's
@@ -196,9 +198,9 @@ $(VENV)/bin/python:
 	@test -n "$(VERSION)" || .ci/find-python
 	$(PYTHON) -m venv $(VENV)
 
-# A lock names everything that it needs, so nothing is resolved here.
+# A lock names everything that it needs, so nothing is resolved here. Python compiles what it imports, which is less.
 $(VENV)/.%: requirements/%.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r $<
 	@touch $@
 
 $(VENV)/.develop: $(RUST) pyproject.toml $(VENV)/.build | cargo

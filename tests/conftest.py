@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 # The same examples in every run; `--hypothesis-profile=thorough` looks for new ones.
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=300)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=150)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci")
 
 PIPELINE_PATH = "zarrs_async.ZarrsAsyncCodecPipeline"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Take one process more than there are CPUs, as tests wait for servers; each starts its own, hence at most four."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 ROWS, COLUMNS = 64, 512
 VALUES = np.arange(ROWS * COLUMNS, dtype="i4").reshape(ROWS, COLUMNS)
-ROUND_S = 5.0
 # Tasks of each loop, and threads that use the synchronous interface.
 TASKS, THREADS = 8, 2
 # Rounds after which pools, caches and the allocator are as large as they get: that many, and a quarter of all.
@@ -178,11 +177,11 @@ class Soak:
             np.testing.assert_array_equal(np.asarray(self.open(name)[rows, columns]), VALUES[rows, columns])
             self.did["sync"] += 1
 
-    def round(self) -> None:
+    def round(self, seconds: float) -> None:
         """Work on several loops and threads for a while."""
         self.server.config(rules=FAULTS)
         SlowStore.fails = True
-        until = time.monotonic() + ROUND_S
+        until = time.monotonic() + seconds
         factories = [asyncio.new_event_loop, uvloop.new_event_loop, asyncio.new_event_loop]
         jobs: list[Callable[[], None]] = [lambda: self.run_sync(until)] * THREADS
         for number, factory in enumerate(factories):
@@ -302,6 +301,7 @@ def main() -> int:
     """Run rounds until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--round", type=float, default=5.0, help="seconds of each")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
@@ -318,7 +318,7 @@ def main() -> int:
         )
         figures: list[dict[str, int]] = []
         while time.monotonic() < end or len(figures) <= WARM_ROUNDS:
-            soak.round()
+            soak.round(arguments.round)
             figures.append(soak.settled())
             print(f"round {len(figures)}: {figures[-1]}", flush=True)  # noqa: T201 - read by who started us
         print(dict(soak.did), flush=True)  # noqa: T201 - read by who started us

@@ -136,7 +136,7 @@ def test_what_is_kept_of_one_server_is_not_another_ones(range_server: RangeServe
     assert tmp_path.exists()
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.data())
 def test_reads_between_writes_of_others_see_the_last_of_them(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -182,7 +182,7 @@ def test_no_read_is_older_than_what_another_process_has_stored(
     with started(WRITER, *writer) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for number in range(1, 40):
+        for number in range(1, 20):
             process.stdin.write("\n")
             process.stdin.flush()
             # Of a chunk that is being replaced, the old one or the new one.

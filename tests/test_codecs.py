@@ -53,6 +53,8 @@ WRITE_ORDERS = (
 """Of the subchunks in a shard; before zarr 3.4 there is one, the default."""
 LENGTHS = (1, 7, 333)
 """Of a chunk, in elements: with these types odd and even numbers of bytes, one included."""
+TYPES_AND_LENGTHS = tuple(product(DTYPES, LENGTHS))[::2]
+"""Each type and each length, though not each type with each length."""
 
 
 def _extension(kind: str, **settings: Any) -> Any:
@@ -156,15 +158,16 @@ def both_ways(dtype: str, length: int, *, same_bytes: bool, **arguments: Any) ->
     arrays = [created(MemoryStore(), pipeline, **arguments) for pipeline in (OURS, DEFAULT)]
     for array in arrays:
         array[...] = values
-        expected = values.astype(opened(array.store, DEFAULT).dtype)  # Zarr v3 knows no byte order in memory
-        assert_same_bits(opened(array.store, OURS)[...], expected)
-        assert_same_bits(opened(array.store, DEFAULT)[...], expected)
-        assert_same_bits(opened(array.store, OURS)[1:-1], expected[1:-1])
-    ours, default = (stored(array) for array in arrays)
-    assert ours.keys() == default.keys()
-    assert len(ours) == 3
+        ours, default = (opened(array.store, pipeline) for pipeline in (OURS, DEFAULT))
+        expected = values.astype(default.dtype)  # Zarr v3 knows no byte order in memory
+        assert_same_bits(ours[...], expected)
+        assert_same_bits(default[...], expected)
+        assert_same_bits(ours[1:-1], expected[1:-1])
+    kept = [stored(array) for array in arrays]
+    assert kept[0].keys() == kept[1].keys()
+    assert len(kept[0]) == 3
     if same_bytes:
-        assert ours == default
+        assert kept[0] == kept[1]
 
 
 def assert_python_ran(pipeline: ModuleType, before: dict[str, Any]) -> None:
@@ -178,7 +181,7 @@ def assert_python_ran(pipeline: ModuleType, before: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", [*COPIES, *COMPRESSORS])
 def test_each_reads_what_the_other_wrote(name: str) -> None:
     codecs = COPIES.get(name, COMPRESSORS.get(name))
-    for dtype, length in product(DTYPES, LENGTHS):
+    for dtype, length in TYPES_AND_LENGTHS:
         both_ways(dtype, length, same_bytes=name in COPIES, compressors=codecs, filters=())
 
 
@@ -186,7 +189,7 @@ def test_each_reads_what_the_other_wrote(name: str) -> None:
 @pytest.mark.parametrize("name", COMPRESSORS_V2)
 def test_each_reads_what_the_other_wrote_in_v2(name: str) -> None:
     codec = COMPRESSORS_V2[name]
-    for dtype, length in product(DTYPES, LENGTHS):
+    for dtype, length in TYPES_AND_LENGTHS:
         both_ways(dtype, length, same_bytes=codec is None, compressors=codec, filters=None, zarr_format=2)
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 METHODS = ["fork", "forkserver", "spawn"]
 VALUES = np.arange(64 * 64, dtype="i4").reshape(64, 64)
 # How often an interpreter ends; `make soak-processes` asks for more.
-EXITS = int(os.environ.get("ZARRS_ASYNC_TEST_EXITS", "20"))
+EXITS = int(os.environ.get("ZARRS_ASYNC_TEST_EXITS", "10"))
 
 MADE = """
 import multiprocessing, os, signal, threading, warnings

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="figures are read from Linux's /proc")
 def test_a_short_soak_leaves_nothing_held_and_nothing_grown() -> None:
     soak = Path(__file__).with_name("soak.py")
     done = subprocess.run(  # noqa: S603  # our own
-        [sys.executable, soak, "--minutes", "0.4"], capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, soak, "--minutes", "0.2", "--round", "2"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -183,7 +183,7 @@ def stored(store: Store, key: str) -> bytes | None:
 @example(root="a/../b", leading="/", trailing="", path="")
 @example(root="a%20b", leading="/", trailing="", path="c%41")
 @example(root="a b", leading="/", trailing="", path="é")
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_array_is_where_the_store_has_it(
     places: Callable[[], Place], root: str, leading: str, trailing: str, path: str
 ) -> None:

@@ -101,6 +101,7 @@ def losses(*arguments: str) -> Any:
     return re.findall(r"epoch (\d): loss ([0-9.]+)", done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shuffle", ["rows", "chunks"])
 def test_workers_of_every_kind_train_the_same_model(shuffle: str) -> None:
     by_threads = losses("--shuffle", shuffle)

@@ -57,6 +57,7 @@ async def test_all_variables_are_asked_for_before_one_is_answered(
     assert native.stats()["requests_in_flight"] == 0
 
 
+@pytest.mark.long
 def test_the_program_prints_a_row_for_each_pipeline() -> None:
     command = [sys.executable, str(ROOT / "examples/xarray_async"), "--lats", "25", "--hours", "24", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)  # noqa: S603 - our own

@@ -622,13 +622,13 @@ mod tests {
 
     #[test]
     fn more_bytes_than_the_chunk_has_are_refused_before_there_is_memory_for_them() {
-        let (small, large) = (spec(&[4]), spec(&[16 << 20]));
+        let (small, large) = (spec(&[4]), spec(&[1 << 20]));
         for inner in STAGES {
             for outer in ["", STAGES[0], STAGES[1], STAGES[6], STAGES[7]] {
                 let comma = if outer.is_empty() { "" } else { "," };
                 let codecs = bytes_and(&format!("{inner}{comma}{outer}"));
                 let chain = Chain::new(&codecs, false, &[]).unwrap();
-                let encoded = encode(&chain, &large, &vec![0; 32 << 20]);
+                let encoded = encode(&chain, &large, &vec![0; 2 << 20]);
                 let mut scratch = Vec::new();
                 let refused = chain.decode(&small, &encoded, &mut scratch, OPTIONS);
                 assert!(refused.is_err(), "{inner} {outer}");
