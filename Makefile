@@ -36,8 +36,13 @@ demo: $(VENV)/.develop $(VENV)/.demo ## write and read a brain volume from disk 
 example-tiles: $(VENV)/.develop $(VENV)/.test ## a tile server over an S3 server; make example-tiles ARGS='--port 8080'
 	$(BIN)/python examples/tile_server $(ARGS)
 
+# Packages are installed while the compiler, for much of its time, has work for one CPU.
 .PHONY: test
-test: test-core test-loom test-cloud test-python ## all tests but the long ones, on the newest Python found (7 minutes)
+test: ## all tests but the long ones, on the newest Python found (7 minutes)
+	@$(MAKE) $(VENV)/.test & packages=$$!; \
+	$(MAKE) test-core test-loom test-cloud; status=$$?; \
+	wait $$packages && exit $$status
+	@$(MAKE) test-python
 
 # Without optimisation the engine's tests are built in a quarter of the time, and take seconds longer to run.
 TESTS := --locked --release -p zarrs-async-core --config 'profile.release.package.zarrs-async-core.opt-level=0'

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 # The same examples in every run; `--hypothesis-profile=thorough` looks for new ones.
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=150)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci")
 

@@ -144,7 +144,7 @@ LENGTHS = st.sampled_from([1, 2, 7, 8, 33, 250])
 
 
 @given(data=st.data(), place=placed(), order=st.sampled_from(ORDERS), length=LENGTHS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_delta(data: st.DataObject, place: dict[str, Any], order: str, length: int) -> None:
     kind, to = data.draw(st.sampled_from(INTEGERS)), data.draw(st.sampled_from(INTEGERS))
     assume(not ("u8" in (kind, to) and (kind[0] == "i" or to[0] == "i")))  # numpy makes floats of them
@@ -158,7 +158,7 @@ def test_delta(data: st.DataObject, place: dict[str, Any], order: str, length: i
 
 
 @given(data=st.data(), place=placed(), length=LENGTHS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_astype(data: st.DataObject, place: dict[str, Any], length: int) -> None:
     kind, to = (data.draw(st.sampled_from(INTEGERS + FLOATS)) for _ in range(2))
     assume("u4" not in (kind, to) or not {kind, to} & {*FLOATS})  # numpy's result depends on the place
@@ -188,7 +188,7 @@ def test_bitround(data: st.DataObject, place: dict[str, Any], length: int) -> No
 
 
 @given(data=st.data(), place=placed(), length=LENGTHS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_fixedscaleoffset(data: st.DataObject, place: dict[str, Any], length: int) -> None:
     kind, to = (data.draw(st.sampled_from(INTEGERS + FLOATS)) for _ in range(2))
     assume("u4" not in (kind, to))  # what numpy makes of floats that it does not hold depends on their place
@@ -224,7 +224,7 @@ def test_packbits(data: st.DataObject, length: int, compressed: bool) -> None:  
 
 @pytest.mark.skipif(not hasattr(zarr.codecs, "ScaleOffset"), reason="this zarr has no such codec")
 @given(data=st.data(), length=LENGTHS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_scale_offset(data: st.DataObject, length: int) -> None:
     kind = data.draw(st.sampled_from(INTEGERS + FLOATS))
     values = data.draw(st.composite(numbers)(named(kind), length))
@@ -287,7 +287,7 @@ def test_filters_see_elements_as_they_are_stored(order: str, codec: Any) -> None
     length=st.integers(1, 70),
     data=st.data(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @example(codec=numcodecs.LZ4(), place={"zarr_format": 2, "compressors": None}, length=1 << 18, data=None)
 def test_codecs_of_bytes(codec: Any, place: dict[str, Any], length: int, data: st.DataObject | None) -> None:
     values = np.arange(length, dtype="u2") // 3 if data is None else data.draw(st.composite(numbers)("<u2", length))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
 # How often a writer is killed; `make soak-processes` asks for more.
-KILLS = int(os.environ.get("ZARRS_ASYNC_TEST_KILLS", "30"))
+KILLS = int(os.environ.get("ZARRS_ASYNC_TEST_KILLS", "15"))
 ROWS, CHUNK = 64, 2048
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.partial$")
 

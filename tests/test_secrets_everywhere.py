@@ -341,7 +341,7 @@ cases = st.builds(Case, secrets, *(st.sampled_from(sorted(names)) for names in (
 
 @pytest.mark.parametrize("name", PLACES)
 # What fails is short as it is.
-@settings(max_examples=12, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases)
 async def test_a_secret_is_not_shown(
     range_server: RangeServer, pipeline: ModuleType, capfd: pytest.CaptureFixture[str], name: str, case: Case
