@@ -156,6 +156,8 @@ def describe(
 ) -> tuple[str, list[Step]]:
     """Say as JSON how chunks are encoded, and give the steps that it names: the codecs that Python runs.
 
+    It is for arrays whose `describe_native` the engine has refused.
+
     Parameters
     ----------
     metadata : ArrayMetadata
@@ -169,12 +171,7 @@ def describe(
     spec = chunk_spec(metadata)
     if not isinstance(metadata, ArrayV2Metadata):
         return _json({"codecs": _Chain(element, steps).describe(codecs, spec)}), steps
-    # Elements of this kind are known to their codecs only.
-    if element[1] != "foreign":
-        with contextlib.suppress(UnsupportedError):
-            described = describe_native(metadata, codecs)
-            if _rust.is_native(described, element[0], element[3]):
-                return described, steps
+    # One codec of zarr's does all of Zarr v2: filters and compressor.
     steps.append(Step(codecs, spec))
     return _json({"first": 0, "step": _identity(steps[0])}), steps
 
