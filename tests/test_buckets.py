@@ -167,6 +167,7 @@ async def test_gathered_partial_writes_lose_nothing(store: Store, layout: dict[s
     np.testing.assert_array_equal(await array.getitem((slice(None), 3)), np.arange(32) + 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize(
     "layout",

@@ -161,6 +161,7 @@ def test_reads_between_writes_of_others_see_the_last_of_them(
     assert_same_bits(ours[...], model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["local", "http", "s3"])
 @pytest.mark.parametrize("layout_name", ["chunks", "shards"])
 def test_no_read_is_older_than_what_another_process_has_stored(

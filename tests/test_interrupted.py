@@ -18,7 +18,10 @@ from support.process import finished
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork"),
+]
 
 # How often a writer is killed; `make soak-processes` asks for more.
 KILLS = int(os.environ.get("ZARRS_ASYNC_TEST_KILLS", "15"))

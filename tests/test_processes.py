@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from support.servers import RangeServer
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork"),
+]
 
 METHODS = ["fork", "forkserver", "spawn"]
 VALUES = np.arange(64 * 64, dtype="i4").reshape(64, 64)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from support.servers import RangeServer
 
+pytestmark = pytest.mark.long
+
 PROGRAM = "examples/tile_server"
 NB_TIMES, SIZE = 3, 600
 NUMBERS = temperatures(NB_TIMES, SIZE)
