@@ -84,7 +84,7 @@ test-python: $(VENV)/.develop $(VENV)/.test ## pytest, without what is marked lo
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not long' $(ARGS)
 
 .PHONY: test-long
-test-long: $(VENV)/.develop $(VENV)/.test ## a soak, forks, killed writers, clusters: what has processes of its own (3 minutes)
+test-long: $(VENV)/.develop $(VENV)/.test ## a soak, forks, killed writers, clusters: what has processes of its own (4 minutes)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m long $(ARGS)
 
 .PHONY: test-browser
