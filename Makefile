@@ -93,7 +93,7 @@ test-browser: $(VENV)/.develop $(VENV)/.test $(VENV)/.browser ## the page of the
 
 .PHONY: test-oldest
 test-oldest: ## pytest on the oldest Python, with the newest zarr for it
-	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python PYTHON="$$python"
+	@python=$$(.ci/find-python 3.11) && $(MAKE) test-python test-long PYTHON="$$python"
 
 # Their paths are those of the source distribution, which is downloaded.
 .PHONY: test-zarr

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SHAPE = (80, 520, 600)
 
 
-# Seven processes import dask one after the other, which takes a busy machine a minute.
 @pytest.mark.long
+# Seven processes import dask one after the other, which takes a busy machine a minute.
 @pytest.mark.timeout(240)
 def test_a_cluster_writes_all_though_a_worker_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples/dask_cluster"), "--kill", "--directory", str(tmp_path), "--shape"]

@@ -40,8 +40,8 @@ def client() -> Iterator[Any]:
         yield client
 
 
-# Sockets of dask's that are left to the garbage collector.
 @pytest.mark.long
+# Sockets of dask's that are left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_one_call_sets_all_workers_up(pipeline: ModuleType, client: Any, tmp_path: Path) -> None:
     from zarrs_async import distributed  # noqa: PLC0415  # the fixture has imported the package

@@ -54,7 +54,7 @@ def ranges(server: RangeServer) -> list[str | None]:
 
 
 async def until_shared(package: ModuleType, count: int) -> None:
-    """Wait until so many fetches have been shared since the process began, 30 s at most."""
+    """Wait until so many fetches have been shared since the process began, for 30 s at most."""
     async with asyncio.timeout(30):
         while package.stats()["flights_shared"] < count:  # noqa: ASYNC110 - counters have no event
             await asyncio.sleep(0)
